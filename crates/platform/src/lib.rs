@@ -1,0 +1,136 @@
+//! The only door to clocks, randomness, fresh ids and task spawning, so that a simulation can stand in for them.
+//!
+//! What needs one of these is given a [`Platform`]; nothing calls `SystemTime::now` or `tokio::spawn` itself.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Wall-clock time.
+pub trait Clock: Send + Sync + fmt::Debug {
+    /// Nanoseconds since the Unix epoch.
+    fn now_nanos(&self) -> u64;
+}
+
+/// Randomness.
+pub trait Randomness: Send + Sync + fmt::Debug {
+    /// 128 fresh bits.
+    fn fresh(&self) -> u128;
+}
+
+#[derive(Debug)]
+struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now_nanos(&self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+#[derive(Debug)]
+struct SystemRandomness;
+
+impl Randomness for SystemRandomness {
+    fn fresh(&self) -> u128 {
+        rand::random()
+    }
+}
+
+/// What a task is, which decides what its end means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskKind {
+    /// Runs until shutdown; its early end is a bug and is logged as one.
+    Service,
+    /// Ends by itself; dropping it loses nothing.
+    Request,
+}
+
+/// Time, chance, tasks and shutdown of one process (or of one simulated host). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Platform {
+    clock: Arc<dyn Clock>,
+    randomness: Arc<dyn Randomness>,
+    shutdown: CancellationToken,
+}
+
+impl Platform {
+    /// The real thing.
+    pub fn system() -> Self {
+        Self::new(Arc::new(SystemClock), Arc::new(SystemRandomness))
+    }
+
+    /// A platform of the given parts.
+    pub fn new(clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
+        Self { clock, randomness, shutdown: CancellationToken::new() }
+    }
+
+    /// The same platform with a shutdown of its own below this one's: for a part that can be stopped alone.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self { shutdown: self.shutdown.child_token(), ..self.clone() }
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub fn now_nanos(&self) -> u64 {
+        self.clock.now_nanos()
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub fn now_micros(&self) -> i64 {
+        i64::try_from(self.clock.now_nanos() / 1_000).expect("u64 nanoseconds in microseconds fit i64")
+    }
+
+    /// Milliseconds since the Unix epoch.
+    pub fn now_millis(&self) -> u64 {
+        self.clock.now_nanos() / 1_000_000
+    }
+
+    /// 128 fresh random bits: ids of writes, nodes, clusters.
+    pub fn fresh_id(&self) -> u128 {
+        self.randomness.fresh()
+    }
+
+    /// The time now on a clock that never goes back.
+    pub fn instant(&self) -> tokio::time::Instant {
+        tokio::time::Instant::now()
+    }
+
+    /// Waits; a part that waits for a condition uses a channel instead.
+    pub async fn sleep(&self, duration: Duration) {
+        tokio::time::sleep(duration).await;
+    }
+
+    /// Starts a task under `name`. A service that ends before shutdown is logged as an error.
+    pub fn spawn<F>(&self, kind: TaskKind, name: &'static str, future: F) -> JoinHandle<()>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let shutdown = self.shutdown.clone();
+        tokio::spawn(async move {
+            future.await;
+            if kind == TaskKind::Service && !shutdown.is_cancelled() {
+                tracing::error!(task = name, "service task ended before shutdown");
+            }
+        })
+    }
+
+    /// Asks everything started from this platform to stop.
+    pub fn begin_shutdown(&self) {
+        self.shutdown.cancel();
+    }
+
+    /// Whether shutdown has begun.
+    pub fn is_shutting_down(&self) -> bool {
+        self.shutdown.is_cancelled()
+    }
+
+    /// Returns when shutdown begins.
+    pub async fn shutdown_begun(&self) {
+        self.shutdown.cancelled().await;
+    }
+}
