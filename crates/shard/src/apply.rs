@@ -1,0 +1,165 @@
+//! Apply: what an entry does to the state. A pure function of the two.
+//!
+//! A refused write leaves no trace: no id, no event. An accepted write gets a stamp later than every one before it, is
+//! remembered by its id, and makes exactly one change-log event if it goes offline (CL-1).
+//!
+//! On replay the rows may be ahead of the entry (see the crate's documentation). Then merging changes nothing, and
+//! all control effects are as they were the first time. Only the answer may differ, `SUPERSEDED` for what was
+//! `APPLIED`: nobody waits for it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use granary_proto::convert;
+use granary_proto::internal::write_outcome::Status;
+use granary_proto::internal::{self as wire, ShardReply, WriteOutcome, shard_command};
+use granary_types::invariants::{Invariant, check};
+use granary_types::{Epoch, Slot, Version, Write, WriteKind, WriteStamp};
+
+use crate::cell::{self, HardDelete, StoredCell};
+use crate::change_log::Pressure;
+use crate::control::Control;
+use crate::{Error, Rules};
+
+/// The rows, as apply sees them.
+pub(crate) trait Rows {
+    /// The stored cell.
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
+    /// Stores a cell in memory; it replaces the old one in one step.
+    fn put(&self, key: Bytes, cell: Bytes);
+}
+
+/// The state that one entry is applied to.
+#[derive(Debug)]
+pub(crate) struct Apply<'a, R> {
+    pub(crate) control: &'a mut Control,
+    pub(crate) rows: &'a R,
+    pub(crate) rules: &'a Rules,
+    /// The entry's index.
+    pub(crate) index: u64,
+}
+
+impl<R: Rows> Apply<'_, R> {
+    /// Applies the entry. After an error the state is worth nothing.
+    ///
+    /// # Errors
+    /// `Entry` for a command or write that is not understood; what reading the rows can say.
+    pub(crate) fn command(mut self, command: wire::ShardCommand) -> Result<ShardReply, Error> {
+        use shard_command::Command;
+        let mut reply = ShardReply::default();
+        match command.command {
+            Some(Command::Write(batch)) => reply.outcomes = self.batch(batch)?,
+            Some(Command::Seal(seal)) => self.seal(WriteStamp(seal.stamp)),
+            Some(Command::Trim(trim)) => self.control.change_log.trim(trim.sequence),
+            Some(Command::OpenSlots(open)) => self.open_slots(&open)?,
+            None => return Err(self.not_understood("unknown command")),
+        }
+        self.control.applied_index = self.index;
+        Ok(reply)
+    }
+
+    fn not_understood(&self, detail: impl Into<String>) -> Error {
+        Error::Entry { index: self.index, detail: detail.into() }
+    }
+
+    fn batch(&mut self, batch: wire::WriteBatch) -> Result<Vec<WriteOutcome>, Error> {
+        let last_before = self.control.change_log.last_sequence();
+        let mut outcomes = Vec::with_capacity(batch.writes.len());
+        let mut accepted_offline = 0;
+        for (place, write) in (0_u64..).zip(batch.writes) {
+            let offline = write.offline;
+            let outcome = self.write(WriteStamp(batch.stamp.saturating_add(place)), write)?;
+            let accepted = matches!(outcome.status(), Status::Applied | Status::Superseded);
+            accepted_offline += u64::from(accepted && offline);
+            outcomes.push(outcome);
+        }
+        let events = self.control.change_log.last_sequence() - last_before;
+        check(Invariant::OneEventPerWrite, events == accepted_offline, || {
+            format!("{accepted_offline} accepted writes made {events} events at index {}", self.index)
+        });
+        Ok(outcomes)
+    }
+
+    fn write(&mut self, proposed: WriteStamp, message: wire::Write) -> Result<WriteOutcome, Error> {
+        let write =
+            convert::write_from_wire(message.clone()).map_err(|error| self.not_understood(error.to_string()))?;
+        if let Some(stamp) = self.control.recent.stamp_of(write.id) {
+            return Ok(outcome(Status::Duplicate, 0, stamp.0));
+        }
+        let owned = self.control.slots.epoch_of(write.slot);
+        if owned != Some(write.epoch) {
+            return Ok(outcome(Status::WrongShard, owned.map_or(0, |epoch| epoch.0), 0));
+        }
+        let pressure = Pressure::of(self.control.change_log.bytes(), self.rules.change_log_bytes);
+        if write.targets.offline && pressure == Pressure::Refuse {
+            return Ok(outcome(Status::ChangeLogFull, 0, 0));
+        }
+        // Used up even if a hard delete turns out stale: a stamp belongs to one write, which is how a cell that is ahead
+        // on replay tells what was decided about it, and no stamp depends on a row.
+        let stamp = self.control.last_stamp.next(proposed);
+        self.control.last_stamp = stamp;
+        let status = if write.targets.online { self.online(&write, stamp)? } else { Status::Applied };
+        if status == Status::StaleHardDelete {
+            return Ok(outcome(status, 0, 0));
+        }
+        self.control.recent.insert(write.id, stamp, self.rules);
+        if write.targets.offline {
+            self.control.change_log.append(stamp, message);
+        }
+        Ok(outcome(status, 0, stamp.0))
+    }
+
+    /// Merges the write into its cell.
+    fn online(&mut self, write: &Write, stamp: WriteStamp) -> Result<Status, Error> {
+        let key = cell::key(write.slot, write.group, write.record.as_bytes());
+        let stored = self.rows.get(&key)?;
+        let old = stored.as_ref().map(|stored| StoredCell::decode(&key, stored)).transpose()?.unwrap_or_default();
+        let version = Version { event_time: write.event_time, stamp };
+        let new = match write.kind {
+            WriteKind::HardDelete => match old.hard_delete(stamp, write.event_time) {
+                HardDelete::Reset => old.reset(stamp),
+                HardDelete::Done => return Ok(Status::Applied),
+                HardDelete::Stale => return Ok(Status::StaleHardDelete),
+                HardDelete::Untold => return Err(Error::RowsAhead { index: self.index }),
+            },
+            WriteKind::Put | WriteKind::SoftDelete if !old.cell.accepts(&version) => return Ok(Status::Superseded),
+            WriteKind::Put => old.write(version, Some(write.row.clone())),
+            WriteKind::SoftDelete => old.write(version, None),
+        };
+        check(Invariant::NothingSupersedesOnline, !new.cell.accepts(&version), || {
+            format!("{version:?} supersedes what was stored for it at index {}", self.index)
+        });
+        let encoded = new.encode(&key);
+        match stored {
+            Some(stored) => self.control.rows.hash.replace(cell::digest(&stored), cell::digest(&encoded)),
+            None => self.control.rows.hash.add(cell::digest(&encoded)),
+        }
+        self.rows.put(key, encoded);
+        Ok(Status::Applied)
+    }
+
+    fn seal(&mut self, proposed: WriteStamp) {
+        if self.control.change_log.has_open_events() {
+            self.control.last_stamp = self.control.last_stamp.max(proposed);
+            self.control.change_log.seal(self.control.last_stamp);
+        }
+    }
+
+    fn open_slots(&mut self, open: &wire::OpenSlots) -> Result<(), Error> {
+        let stream = convert::stream_from_wire(open.stream.as_ref());
+        let stream = stream.map_err(|error| self.not_understood(error.to_string()))?;
+        let slots = Arc::make_mut(&mut self.control.slots);
+        for slot in &open.slots {
+            let Ok(slot) = u16::try_from(*slot) else {
+                return Err(self.not_understood(format!("slot {slot} is out of range")));
+            };
+            slots.open(Slot(slot), Epoch(open.epoch));
+        }
+        self.control.change_log.name(stream);
+        Ok(())
+    }
+}
+
+fn outcome(status: Status, epoch: u64, stamp: u64) -> WriteOutcome {
+    WriteOutcome { status: status.into(), epoch, stamp }
+}

@@ -1,0 +1,411 @@
+//! The change log: an outbox of accepted writes inside the replicated state, byte-identical on every replica.
+//!
+//! Sequence numbers are dense and never restart under one stream id (CL-2). Events go into the open segment; a `Seal`
+//! entry closes it into an immutable [`Segment`], which compactors read; a `Trim` entry drops segments that are in a
+//! committed table version. The offset in it comes from such a commit (CL-3): the caller sees to that, here it is
+//! only checked against what is sealed.
+//!
+//! A frame in a segment: length (u32 LE), CRC-32 (u32 LE), `ChangeEvent` in protobuf.
+
+use std::collections::VecDeque;
+
+use bytes::{Buf, BufMut, Bytes};
+use granary_proto::internal::{ChangeEvent, ReadSegmentsResponse, Segment, Write};
+use granary_proto::{convert, internal as wire};
+use granary_types::invariants::{Invariant, check};
+use granary_types::{StreamId, WriteStamp};
+use prost::Message;
+
+use crate::Error;
+
+const FRAME_HEADER_LEN: usize = 8;
+
+/// How full the change log is, and what is to be done about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pressure {
+    /// Below half of the budget.
+    Normal,
+    /// From 50 %: somebody should look at the compactor.
+    Alert,
+    /// From 75 %: writers are slowed down.
+    Slow,
+    /// From 95 %: offline-enabled writes are refused.
+    Refuse,
+}
+
+impl Pressure {
+    /// The pressure of `bytes` in a budget of `budget` bytes.
+    pub fn of(bytes: u64, budget: u64) -> Self {
+        let percent = u128::from(bytes) * 100;
+        let reaches = |threshold: u128| percent >= u128::from(budget) * threshold;
+        match () {
+            () if reaches(95) => Self::Refuse,
+            () if reaches(75) => Self::Slow,
+            () if reaches(50) => Self::Alert,
+            () => Self::Normal,
+        }
+    }
+}
+
+/// The change log of one replica at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangeLogStatus {
+    /// Its identity, once the shard owns slots.
+    pub stream: Option<StreamId>,
+    /// Events up to this one are dropped; 0 for none.
+    pub trimmed_sequence: u64,
+    /// Events up to this one are in sealed segments.
+    pub sealed_sequence: u64,
+    /// The last event of all; 0 for none.
+    pub last_sequence: u64,
+    /// How many sealed segments there are.
+    pub segments: usize,
+    /// Bytes of all framed events, sealed and open.
+    pub bytes: u64,
+    /// The budget for them.
+    pub budget_bytes: u64,
+    /// The one in proportion to the other.
+    pub pressure: Pressure,
+}
+
+/// The open segment at a glance: by it the leader decides when to seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenSegment {
+    /// How many events it holds.
+    pub events: u64,
+    /// Their framed bytes.
+    pub bytes: u64,
+    /// The stamp of the first of them.
+    pub oldest_stamp: Option<WriteStamp>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Open {
+    /// Parts that images share.
+    chunks: Vec<Bytes>,
+    tail: Vec<u8>,
+    bytes: u64,
+    events: u64,
+    oldest_stamp: Option<WriteStamp>,
+}
+
+impl Open {
+    /// All frames in one piece.
+    fn concat(mut self) -> Bytes {
+        if self.chunks.is_empty() {
+            return self.tail.into();
+        }
+        self.chunks.push(self.tail.into());
+        self.chunks.concat().into()
+    }
+}
+
+/// The change log of one stream.
+#[derive(Debug, Clone)]
+pub(crate) struct ChangeLog {
+    stream: Option<StreamId>,
+    segments: VecDeque<Segment>,
+    sealed_bytes: u64,
+    open: Open,
+    /// The number that the next event gets.
+    next_sequence: u64,
+    trimmed_sequence: u64,
+}
+
+impl Default for ChangeLog {
+    fn default() -> Self {
+        Self {
+            stream: None,
+            segments: VecDeque::new(),
+            sealed_bytes: 0,
+            open: Open::default(),
+            next_sequence: 1,
+            trimmed_sequence: 0,
+        }
+    }
+}
+
+impl ChangeLog {
+    /// Names the stream, the first time only.
+    pub(crate) fn name(&mut self, stream: StreamId) {
+        self.stream.get_or_insert(stream);
+    }
+
+    /// Appends the event of an accepted write.
+    pub(crate) fn append(&mut self, stamp: WriteStamp, write: Write) {
+        let sequence = self.next_sequence;
+        check(Invariant::DenseSequence, sequence == self.sealed_sequence() + self.open.events + 1, || {
+            format!("event {sequence} after {} sealed and {} open ones", self.sealed_sequence(), self.open.events)
+        });
+        let event = ChangeEvent { sequence, stamp: stamp.0, write: Some(write) };
+        let (at, len) = (self.open.tail.len(), event.encoded_len());
+        self.open.tail.reserve(FRAME_HEADER_LEN + len);
+        self.open.tail.put_u32_le(u32::try_from(len).expect("a Raft entry is far below 4 GiB"));
+        self.open.tail.put_u32_le(0);
+        event.encode(&mut self.open.tail).expect("a vector grows");
+        let checksum = crc32fast::hash(&self.open.tail[at + FRAME_HEADER_LEN..]);
+        self.open.tail[at + 4..at + FRAME_HEADER_LEN].copy_from_slice(&checksum.to_le_bytes());
+        self.open.bytes += (self.open.tail.len() - at) as u64;
+        self.open.events += 1;
+        self.open.oldest_stamp.get_or_insert(stamp);
+        self.next_sequence += 1;
+    }
+
+    /// Whether there is something to seal.
+    pub(crate) fn has_open_events(&self) -> bool {
+        self.open.events > 0
+    }
+
+    /// Closes the open segment, which holds events, at `sealed_at`: no later event has an earlier stamp.
+    pub(crate) fn seal(&mut self, sealed_at: WriteStamp) {
+        let first_sequence = self.sealed_sequence() + 1;
+        let events = std::mem::take(&mut self.open).concat();
+        self.sealed_bytes += events.len() as u64;
+        self.segments.push_back(Segment {
+            first_sequence,
+            last_sequence: self.next_sequence - 1,
+            sealed_at: sealed_at.0,
+            checksum: crc32fast::hash(&events),
+            events,
+        });
+    }
+
+    /// Drops the segments that end at or before `sequence`. An offset that is not sealed yet cannot come from a commit
+    /// of this stream: then nothing is dropped.
+    pub(crate) fn trim(&mut self, sequence: u64) {
+        if sequence > self.sealed_sequence() {
+            let sealed = self.sealed_sequence();
+            tracing::error!(sequence, sealed, "refused to trim the change log beyond what is sealed");
+            return;
+        }
+        while self.segments.front().is_some_and(|segment| segment.last_sequence <= sequence) {
+            let segment = self.segments.pop_front().expect("looked at above");
+            self.sealed_bytes -= segment.events.len() as u64;
+            self.trimmed_sequence = segment.last_sequence;
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.sealed_bytes + self.open.bytes
+    }
+
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.next_sequence - 1
+    }
+
+    pub(crate) fn sealed_sequence(&self) -> u64 {
+        self.segments.back().map_or(self.trimmed_sequence, |segment| segment.last_sequence)
+    }
+
+    pub(crate) fn status(&self, budget_bytes: u64) -> ChangeLogStatus {
+        ChangeLogStatus {
+            stream: self.stream,
+            trimmed_sequence: self.trimmed_sequence,
+            sealed_sequence: self.sealed_sequence(),
+            last_sequence: self.last_sequence(),
+            segments: self.segments.len(),
+            bytes: self.bytes(),
+            budget_bytes,
+            pressure: Pressure::of(self.bytes(), budget_bytes),
+        }
+    }
+
+    pub(crate) fn open_segment(&self) -> OpenSegment {
+        OpenSegment { events: self.open.events, bytes: self.open.bytes, oldest_stamp: self.open.oldest_stamp }
+    }
+
+    /// Sealed segments with events after `sequence`, oldest first: as many as fit `max_bytes`, but at least one.
+    pub(crate) fn segments_after(&self, sequence: u64, max_bytes: usize) -> ReadSegmentsResponse {
+        let mut bytes = 0;
+        let from = self.segments.partition_point(|segment| segment.last_sequence <= sequence);
+        let segments = self.segments.range(from..).take_while(|segment| {
+            let first = bytes == 0;
+            bytes += segment.events.len();
+            first || bytes <= max_bytes
+        });
+        ReadSegmentsResponse {
+            segments: segments.cloned().collect(),
+            stream: self.stream.map(convert::stream_to_wire),
+            trimmed_sequence: self.trimmed_sequence,
+            sealed_sequence: self.sealed_sequence(),
+            last_sequence: self.last_sequence(),
+        }
+    }
+
+    /// The change log as it is, sharing its bytes.
+    pub(crate) fn image(&mut self) -> Self {
+        if !self.open.tail.is_empty() {
+            let tail = std::mem::take(&mut self.open.tail);
+            self.open.chunks.push(tail.into());
+        }
+        self.clone()
+    }
+
+    /// Adds its scalars to a snapshot's control state.
+    pub(crate) fn scalars_to_wire(&self, state: &mut wire::ShardControlState) {
+        state.stream = self.stream.map(convert::stream_to_wire);
+        state.next_sequence = self.next_sequence;
+        state.trimmed_sequence = self.trimmed_sequence;
+        state.open_first_sequence = self.sealed_sequence() + 1;
+    }
+
+    pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.iter()
+    }
+
+    /// The framed events of the open segment.
+    pub(crate) fn open_events(&self) -> Bytes {
+        self.open.clone().concat()
+    }
+
+    /// From a snapshot's control state; every checksum and the density of the numbering are verified.
+    ///
+    /// # Errors
+    /// `Segment` or `Snapshot`.
+    pub(crate) fn from_wire(state: &mut wire::ShardControlState) -> Result<Self, Error> {
+        let stream = match &state.stream {
+            Some(stream) => {
+                let stream = convert::stream_from_wire(Some(stream));
+                Some(stream.map_err(|error| Error::Snapshot(error.to_string()))?)
+            }
+            None => None,
+        };
+        let mut last = state.trimmed_sequence;
+        for segment in &state.segments {
+            if segment.first_sequence != last + 1 {
+                return Err(Error::Segment(format!("segment {} follows {last}", segment.first_sequence)));
+            }
+            decode_segment(segment)?;
+            last = segment.last_sequence;
+        }
+        let open_events = decode_frames(&state.open_events, state.open_first_sequence)?;
+        if state.open_first_sequence != last + 1 || state.next_sequence != last + 1 + open_events.len() as u64 {
+            return Err(Error::Segment(format!("open segment does not follow {last}")));
+        }
+        let open = Open {
+            bytes: state.open_events.len() as u64,
+            events: open_events.len() as u64,
+            oldest_stamp: open_events.first().map(|event| WriteStamp(event.stamp)),
+            chunks: Vec::from_iter((!open_events.is_empty()).then(|| std::mem::take(&mut state.open_events))),
+            tail: Vec::new(),
+        };
+        let segments = VecDeque::from(std::mem::take(&mut state.segments));
+        let sealed_bytes = segments.iter().map(|segment| segment.events.len() as u64).sum();
+        let (next_sequence, trimmed_sequence) = (state.next_sequence, state.trimmed_sequence);
+        Ok(Self { stream, segments, sealed_bytes, open, next_sequence, trimmed_sequence })
+    }
+}
+
+/// Verifies and decodes a sealed segment. Events come in order and are dense; their bytes are shared with it.
+///
+/// # Errors
+/// `Segment`: a wrong checksum, a frame cut short, or a gap in the numbering.
+pub fn decode_segment(segment: &Segment) -> Result<Vec<ChangeEvent>, Error> {
+    let first = segment.first_sequence;
+    if crc32fast::hash(&segment.events) != segment.checksum {
+        return Err(Error::Segment(format!("segment {first} fails its checksum")));
+    }
+    let events = decode_frames(&segment.events, first)?;
+    if events.last().map(|event| event.sequence) != Some(segment.last_sequence) {
+        return Err(Error::Segment(format!("segment {first} does not end at {}", segment.last_sequence)));
+    }
+    Ok(events)
+}
+
+fn decode_frames(frames: &Bytes, first_sequence: u64) -> Result<Vec<ChangeEvent>, Error> {
+    let mut rest = frames.clone();
+    let mut events = Vec::new();
+    while rest.has_remaining() {
+        let sequence = first_sequence + events.len() as u64;
+        let wrong = |what: &str| Error::Segment(format!("event {sequence} {what}"));
+        let len = rest.try_get_u32_le().map_err(|_| wrong("is cut short"))? as usize;
+        let checksum = rest.try_get_u32_le().map_err(|_| wrong("is cut short"))?;
+        if len > rest.len() {
+            return Err(wrong("is cut short"));
+        }
+        let frame = rest.split_to(len);
+        if crc32fast::hash(&frame) != checksum {
+            return Err(wrong("fails its checksum"));
+        }
+        let event = ChangeEvent::decode(frame).map_err(|_| wrong("is not a change event"))?;
+        if event.sequence != sequence {
+            return Err(wrong("is missing"));
+        }
+        events.push(event);
+    }
+    Ok(events)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_of(events: u64) -> ChangeLog {
+        let mut log = ChangeLog::default();
+        for stamp in 1..=events {
+            log.append(WriteStamp(stamp), Write { row: Bytes::from(vec![7; 100]), ..Write::default() });
+        }
+        log
+    }
+
+    #[test]
+    fn seals_trims_and_reads() {
+        let mut log = log_of(3);
+        log.seal(WriteStamp(9));
+        log.append(WriteStamp(10), Write::default());
+        log.append(WriteStamp(11), Write::default());
+        log.seal(WriteStamp(11));
+        log.append(WriteStamp(12), Write::default());
+        let read = log.segments_after(0, 1);
+        assert_eq!(read.segments.len(), 1, "at least one");
+        assert_eq!(log.segments_after(3, usize::MAX).segments.len(), 1);
+        assert_eq!(log.segments_after(2, usize::MAX).segments.len(), 2);
+        assert_eq!(log.segments_after(5, usize::MAX).segments.len(), 0);
+        let events = decode_segment(&read.segments[0]).expect("whole");
+        assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2, 3]);
+
+        log.trim(4);
+        assert_eq!((log.trimmed_sequence, log.segments.len()), (3, 1));
+        log.trim(1);
+        log.trim(6);
+        assert_eq!((log.trimmed_sequence, log.segments.len()), (3, 1), "neither back nor beyond what is sealed");
+        log.trim(5);
+        assert_eq!((log.trimmed_sequence, log.sealed_sequence(), log.last_sequence()), (5, 5, 6));
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_segment_is_found() {
+        let mut log = log_of(2);
+        log.seal(WriteStamp(9));
+        let segment = log.segments().next().expect("sealed").clone();
+        for byte in 0..segment.events.len() {
+            let mut damaged = segment.events.to_vec();
+            damaged[byte] ^= 16;
+            let mut damaged = Segment { events: damaged.into(), ..segment.clone() };
+            assert!(decode_segment(&damaged).is_err());
+            // Damaged before the segment's own checksum was taken.
+            damaged.checksum = crc32fast::hash(&damaged.events);
+            assert!(decode_segment(&damaged).is_err(), "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn an_image_does_not_change_and_sealing_after_it_gives_the_same_bytes() {
+        let (mut pinned, mut plain) = (log_of(5), log_of(5));
+        let image = pinned.image();
+        let before = image.open_events();
+        for log in [&mut pinned, &mut plain] {
+            log.append(WriteStamp(6), Write::default());
+            log.seal(WriteStamp(7));
+        }
+        assert_eq!(image.open_events(), before);
+        assert_eq!(pinned.segments, plain.segments);
+    }
+
+    #[test]
+    fn pressure_rises_at_its_thresholds() {
+        let at = [0, 499, 500, 749, 750, 949, 950, 2_000].map(|bytes| Pressure::of(bytes, 1_000));
+        use Pressure::{Alert, Normal, Refuse, Slow};
+        assert_eq!(at, [Normal, Normal, Alert, Alert, Slow, Slow, Refuse, Refuse]);
+    }
+}

@@ -1,0 +1,365 @@
+//! The store of one replica, wired together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use granary_proto::internal::{ReadSegmentsResponse, ShardCommand, ShardReply};
+use granary_store::Tree;
+use granary_types::WriteStamp;
+use parking_lot::{Condvar, Mutex, RwLock};
+use prost::Message;
+use tokio::sync::Notify;
+
+use crate::apply::Apply;
+use crate::change_log::{ChangeLogStatus, OpenSegment, Pressure};
+use crate::checkpointer::{Duty, Running, Spawn, Stop, spawn_thread};
+use crate::control::Control;
+use crate::marker::Marker;
+use crate::memory_table::MemoryTable;
+use crate::row_cache::RowCache;
+use crate::slots::Slots;
+use crate::state_hash::StateHash;
+use crate::{Error, Settings, cell};
+
+/// How far what a tree holds may be trusted (ST-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TreeTrust {
+    /// After a clean stop, or after a crash of the process in the same boot of the machine.
+    Trusted {
+        /// It was a clean stop: the marker speaks for every row. Otherwise the rows are scanned at the start.
+        clean: bool,
+    },
+    /// After anything else: the tree is emptied.
+    Untrusted,
+}
+
+/// A replica's store at a glance.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// The last entry applied.
+    pub applied_index: u64,
+    /// The tree holds every entry up to this one.
+    pub written_index: u64,
+    /// How many cells there are: live, soft-deleted and reset records.
+    pub cells: u64,
+    /// The state hash, once it belongs to the applied index (RG-2); `None` during replay into rows that are ahead.
+    pub state_hash: Option<u128>,
+    /// The last write stamp given.
+    pub last_stamp: WriteStamp,
+    /// How many slots are owned.
+    pub slots: usize,
+    /// How many write ids are remembered.
+    pub recent_writes: usize,
+    /// Bytes of rows that are not yet in the tree.
+    pub memory_table_bytes: usize,
+    /// The bound for them.
+    pub memory_table_bytes_max: usize,
+    /// Bytes of rows cached for reads.
+    pub row_cache_bytes: usize,
+    /// Why the store has failed: the replica must stop.
+    pub failure: Option<Error>,
+}
+
+/// The store of one replica of a shard: see the crate's documentation.
+///
+/// One task applies; anybody may read and look at any time. [`Self::close`] is a clean stop. A store that is dropped
+/// instead stops as in a crash, and waits for a write of the tree that is under way.
+#[derive(Debug)]
+pub struct ShardStore {
+    pub(crate) inner: Arc<Inner>,
+}
+
+/// What the store and its checkpointer share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) settings: Settings,
+    pub(crate) tree: Arc<dyn Tree>,
+    pub(crate) control: Mutex<Control>,
+    /// The control state's slots, for readers, who must not wait for apply.
+    pub(crate) slots: RwLock<Arc<Slots>>,
+    /// Likewise, for whoever asks about pressure.
+    pub(crate) change_log_bytes: AtomicU64,
+    pub(crate) memory: RwLock<MemoryTable>,
+    pub(crate) cache: RowCache,
+    pub(crate) duty: Mutex<Duty>,
+    /// Something about duty, failure or memory table has changed.
+    pub(crate) changed: Condvar,
+    /// There may be room again.
+    pub(crate) room: Notify,
+    /// How often the rows were replaced as a whole.
+    pub(crate) replaced: AtomicU64,
+    failure: Mutex<Option<Error>>,
+    failed: AtomicBool,
+    failed_now: Notify,
+}
+
+impl ShardStore {
+    /// Opens the store over a tree that nobody else writes, and starts its checkpointer. The control state is that of
+    /// a shard that never applied anything: restore the newest snapshot, if there is one, and replay the Raft log.
+    ///
+    /// Takes a scan of the whole tree after an unclean stop.
+    ///
+    /// # Errors
+    /// `Corrupt` when a trusted tree fails a checksum: open it again as untrusted. `Engine`.
+    pub fn open(tree: Arc<dyn Tree>, trust: TreeTrust, settings: Settings) -> Result<Arc<Self>, Error> {
+        Self::open_with(tree, trust, settings, &spawn_thread)
+    }
+
+    /// [`Self::open`] with another way to start the checkpointer's thread.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_with(
+        tree: Arc<dyn Tree>,
+        trust: TreeTrust,
+        settings: Settings,
+        spawn: Spawn<'_>,
+    ) -> Result<Arc<Self>, Error> {
+        let rows = open_rows(tree.as_ref(), trust)?;
+        let inner = Arc::new(Inner {
+            settings,
+            tree,
+            control: Mutex::new(Control { rows, ..Control::default() }),
+            slots: RwLock::default(),
+            change_log_bytes: AtomicU64::new(0),
+            memory: RwLock::default(),
+            cache: RowCache::new(settings.row_cache_bytes),
+            duty: Mutex::new(Duty { written_index: rows.index, ..Duty::default() }),
+            changed: Condvar::new(),
+            room: Notify::new(),
+            replaced: AtomicU64::new(0),
+            failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
+            failed_now: Notify::new(),
+        });
+        let running = Running(Arc::clone(&inner));
+        spawn(Box::new(move || running.run()))
+            .map_err(|error| Error::Engine(Arc::new(granary_store::Error::Io(error.to_string()))))?;
+        Ok(Arc::new(Self { inner }))
+    }
+
+    /// Tells the index of the last entry that the Raft log holds at the start of the process. After a crash the rows
+    /// may hold parts of entries up to it, and the state hash is told only from there on. To be called once, after
+    /// opening.
+    pub fn comparable_from(&self, index: u64) {
+        let rows = &mut self.inner.control.lock().rows;
+        if rows.comparable_from == u64::MAX {
+            rows.comparable_from = index;
+        }
+    }
+
+    /// Applies a committed entry, an encoded `ShardCommand`, and returns the encoded `ShardReply`. An entry at or
+    /// below the applied index is skipped.
+    ///
+    /// A pure function of (state, entry). It may read the tree but never waits for it to be written: call
+    /// [`Self::room`] before.
+    ///
+    /// # Errors
+    /// Any error means that the store has failed and the replica must stop, for what it did not apply it must never
+    /// skip. `Entry`: this program does not understand the entry. `Corrupt`, `Engine`, `RowsAhead`: the rows must be
+    /// rebuilt. `Closed`.
+    pub fn apply(&self, index: u64, command: &Bytes) -> Result<Bytes, Error> {
+        let inner = &*self.inner;
+        let mut control = inner.control.lock();
+        inner.check_usable()?;
+        if index <= control.applied_index {
+            return Ok(ShardReply::default().encode_to_vec().into());
+        }
+        let rules = &inner.settings.rules;
+        let applied = ShardCommand::decode(command.clone())
+            .map_err(|error| Error::Entry { index, detail: error.to_string() })
+            .and_then(|command| Apply { control: &mut control, rows: inner, rules, index }.command(command));
+        let reply = applied.inspect_err(|error| inner.fail(error.clone()))?;
+        if !Arc::ptr_eq(&inner.slots.read(), &control.slots) {
+            *inner.slots.write() = Arc::clone(&control.slots);
+        }
+        inner.change_log_bytes.store(control.change_log.bytes(), Ordering::Relaxed);
+        drop(control);
+        if inner.memory.read().active_bytes() >= inner.settings.checkpoint_bytes {
+            inner.want_checkpoint();
+        }
+        Ok(reply.encode_to_vec().into())
+    }
+
+    /// Returns when the memory table is below its bound, or when the store has failed or is closed: then apply says so.
+    pub async fn room(&self) {
+        loop {
+            let mut freed = std::pin::pin!(self.inner.room.notified());
+            // Listens before it looks, so that nothing is missed in between.
+            freed.as_mut().enable();
+            // A lock a statement: the order of locks is duty, then memory table.
+            let bytes = self.inner.memory.read().bytes();
+            if bytes < self.inner.settings.memory_table_bytes || self.inner.check_usable().is_err() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Sealed segments with events after `sequence`, oldest first: as many as fit `max_bytes`, but at least one if
+    /// there is one.
+    pub fn segments_after(&self, sequence: u64, max_bytes: usize) -> ReadSegmentsResponse {
+        self.inner.control.lock().change_log.segments_after(sequence, max_bytes)
+    }
+
+    /// The change log at a glance.
+    pub fn change_log(&self) -> ChangeLogStatus {
+        self.inner.control.lock().change_log.status(self.inner.settings.rules.change_log_bytes)
+    }
+
+    /// The open segment at a glance.
+    pub fn open_segment(&self) -> OpenSegment {
+        self.inner.control.lock().change_log.open_segment()
+    }
+
+    /// How full the change log is. Takes no lock: for the path of every write.
+    pub fn pressure(&self) -> Pressure {
+        let bytes = self.inner.change_log_bytes.load(Ordering::Relaxed);
+        Pressure::of(bytes, self.inner.settings.rules.change_log_bytes)
+    }
+
+    /// The store at a glance.
+    pub fn status(&self) -> Status {
+        let inner = &*self.inner;
+        let control = inner.control.lock();
+        let written_index = inner.duty.lock().written_index;
+        Status {
+            applied_index: control.applied_index,
+            written_index,
+            cells: control.rows.hash.cells(),
+            state_hash: control.is_comparable().then(|| control.rows.hash.value()),
+            last_stamp: control.last_stamp,
+            slots: control.slots.count(),
+            recent_writes: control.recent.len(),
+            memory_table_bytes: inner.memory.read().bytes(),
+            memory_table_bytes_max: inner.settings.memory_table_bytes,
+            row_cache_bytes: inner.cache.bytes(),
+            failure: inner.failure(),
+        }
+    }
+
+    /// Why the store has failed, if it has: it applies and serves nothing any more, and the replica must stop.
+    pub fn failure(&self) -> Option<Error> {
+        self.inner.failure()
+    }
+
+    /// Returns when the store has failed.
+    pub async fn failed(&self) -> Error {
+        loop {
+            let mut failed = std::pin::pin!(self.inner.failed_now.notified());
+            failed.as_mut().enable();
+            if let Some(error) = self.failure() {
+                return error;
+            }
+            failed.await;
+        }
+    }
+
+    /// Writes everything applied so far to the tree and returns when it is there. Waits while a snapshot is pinned.
+    ///
+    /// # Errors
+    /// `Closed` or the store's failure.
+    pub fn checkpoint(&self) -> Result<(), Error> {
+        let wanted = self.inner.control.lock().applied_index;
+        self.inner.want_checkpoint();
+        let mut duty = self.inner.duty.lock();
+        while !duty.stopped && duty.written_index < wanted && !self.inner.memory.read().is_empty() {
+            self.inner.changed.wait(&mut duty);
+        }
+        let stopped = duty.stopped;
+        drop(duty);
+        self.inner.check_usable()?;
+        if stopped { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Stops cleanly: writes everything to the tree and ends the checkpointer. A pinned snapshot gives up. After it,
+    /// and only if it succeeds, the tree may be opened as `Trusted { clean: true }`.
+    ///
+    /// # Errors
+    /// The store's failure.
+    pub fn close(&self) -> Result<(), Error> {
+        self.inner.stop(Stop::Drained);
+        self.inner.failure().map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for ShardStore {
+    fn drop(&mut self) {
+        self.inner.stop(Stop::AtOnce);
+    }
+}
+
+impl Inner {
+    /// Ends the checkpointer and waits for its end.
+    fn stop(&self, how: Stop) {
+        let mut duty = self.duty.lock();
+        if duty.stop == Stop::No {
+            duty.stop = how;
+        }
+        self.changed.notify_all();
+        while !duty.stopped {
+            self.changed.wait(&mut duty);
+        }
+        drop(duty);
+        self.room.notify_waiters();
+    }
+
+    /// Marks the store as failed. The first reason stays.
+    pub(crate) fn fail(&self, error: Error) {
+        {
+            let mut failure = self.failure.lock();
+            if failure.is_some() {
+                return;
+            }
+            tracing::error!(error = &error as &dyn std::error::Error, "shard store has failed, its replica must stop");
+            *failure = Some(error);
+        }
+        self.failed.store(true, Ordering::SeqCst);
+        // Under the lock, so that nobody is between looking and waiting.
+        let duty = self.duty.lock();
+        self.changed.notify_all();
+        drop(duty);
+        self.failed_now.notify_waiters();
+        self.room.notify_waiters();
+    }
+
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.failure.lock().clone()
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// # Errors
+    /// The store's failure, or `Closed`.
+    pub(crate) fn check_usable(&self) -> Result<(), Error> {
+        if self.has_failed() {
+            return self.failure().map_or(Ok(()), Err);
+        }
+        if self.duty.lock().stop == Stop::No { Ok(()) } else { Err(Error::Closed) }
+    }
+}
+
+/// What the rows of a tree are (ST-1): taken from the marker, found by a scan, or thrown away.
+fn open_rows(tree: &dyn Tree, trust: TreeTrust) -> Result<Marker, Error> {
+    let marker = match trust {
+        TreeTrust::Trusted { .. } => tree.marker()?.map(|stored| Marker::decode(&stored)).transpose()?.flatten(),
+        TreeTrust::Untrusted => None,
+    };
+    let Some(marker) = marker else {
+        tree.clear()?;
+        return Ok(Marker::default());
+    };
+    if trust == (TreeTrust::Trusted { clean: true }) {
+        return Ok(marker);
+    }
+    // The crash may have left a part of the next checkpoint behind the marker, up to an index unknown here.
+    let mut hash = StateHash::default();
+    for pair in tree.scan(&[]) {
+        let (key, cell) = pair?;
+        hash.add(cell::verify(&key, &cell)?);
+    }
+    Ok(Marker { comparable_from: u64::MAX, hash, ..marker })
+}

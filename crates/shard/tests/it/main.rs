@@ -1,0 +1,8 @@
+//! The store under apply as its users see it: only the public API, over a tree that can be torn and damaged.
+
+mod commands;
+mod concurrency;
+mod damage;
+mod limits;
+mod replay;
+mod tree;
