@@ -1,0 +1,152 @@
+//! A snapshot file on its way from one replica to another: as it is on the sender's disk, in chunks.
+//!
+//! The sender reads no further ahead than the receiver takes in. The receiver writes a temporary file, verifies it as
+//! a whole, and only then offers it to Raft; whatever ends early leaves nothing behind.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::Stream;
+use granary_proto::convert::cluster_to_wire;
+use granary_proto::internal as wire;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use crate::Error;
+use crate::codec::vote_to_wire;
+use crate::group::{GroupSpec, Member};
+use crate::peers::PeerPool;
+use crate::snapshot_store::{SnapshotFile, SnapshotStore};
+use crate::state_machine_adapter::blocking;
+use crate::stats::Stats;
+use crate::type_config::Vote;
+
+const CHUNK_LEN: u64 = 1 << 20;
+/// Chunks read ahead of the network.
+const CHUNKS_AHEAD: usize = 2;
+
+/// The file in chunks, read on a blocking thread. A file that cannot be read ends the stream early, and the receiver
+/// refuses it as short.
+pub(crate) fn chunks(
+    file: SnapshotFile,
+    header: wire::PeerHeader,
+    vote: Option<&Vote>,
+) -> impl Stream<Item = wire::SnapshotChunk> + Send + 'static {
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let total_bytes = file.file_len();
+    let mut first = Some((header, vote.map(vote_to_wire)));
+    tokio::task::spawn_blocking(move || {
+        let mut offset = 0;
+        while offset < total_bytes {
+            let len = CHUNK_LEN.min(total_bytes - offset);
+            let mut data = vec![0; usize::try_from(len).expect("a chunk is a mebibyte at most")];
+            if let Err(error) = file.read_at(&mut data, offset) {
+                tracing::error!(path = %file.path().display(), %error, "snapshot cannot be read");
+                return;
+            }
+            let (header, vote) = first.take().unzip();
+            let chunk = wire::SnapshotChunk { header, vote: vote.flatten(), total_bytes, offset, data: data.into() };
+            if sender.blocking_send(chunk).is_err() {
+                return; // the transfer was given up
+            }
+            offset += len;
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// Asks a peer for its newest snapshot and makes it this replica's own, before the replica starts.
+///
+/// For a replica that has its Raft log but no valid snapshot that covers what was purged from it
+/// ([`Error::SnapshotMissing`]). Votes and log stay as they are; a snapshot holds committed entries only.
+///
+/// # Errors
+/// [`Error::Raft`] when the peer has none, does not answer or sends a damaged one; [`Error::Io`].
+pub async fn fetch_snapshot(spec: &GroupSpec, peers: &PeerPool, from: &Member) -> Result<(), Error> {
+    let refused = |what: String| Error::Raft(format!("fetch snapshot from {}: {what}", from.address));
+    let header = wire::PeerHeader {
+        cluster: cluster_to_wire(spec.cluster),
+        group: spec.group.0,
+        from_replica: spec.replica.0,
+        to_replica: from.replica.0,
+    };
+    let mut client = peers.client(&from.address).map_err(|error| refused(error.to_string()))?;
+    let request = wire::FetchSnapshotRequest { header: Some(header) };
+    let mut chunks = client.fetch_snapshot(request).await.map_err(|status| refused(status.to_string()))?.into_inner();
+    let first = chunks.message().await.map_err(|status| refused(status.to_string()))?;
+    let first = first.ok_or_else(|| refused("it has none".to_owned()))?;
+    let dir = spec.dir.join("snapshots");
+    let store = SnapshotStore::open(&dir, spec.cluster, spec.group).map_err(|error| refused(error.to_string()))?;
+    let store = Arc::new(store);
+    let received = receive(&store, &Stats::default(), first, chunks).await.map_err(|s| refused(s.to_string()))?;
+    blocking(move || store.install(&received)).await.map_err(Error::io("install snapshot", dir))?;
+    Ok(())
+}
+
+/// Takes in the rest of a file that began with `first`, and verifies it.
+///
+/// # Errors
+/// `InvalidArgument` for chunks that do not follow each other, `DataLoss` for a file that is damaged or foreign,
+/// `Internal` when it cannot be written.
+pub(crate) async fn receive(
+    store: &Arc<SnapshotStore>,
+    stats: &Stats,
+    first: wire::SnapshotChunk,
+    mut rest: Streaming<wire::SnapshotChunk>,
+) -> Result<SnapshotFile, Status> {
+    let total_bytes = first.total_bytes;
+    let temporary = Temporary(Some(store.temporary_path()));
+    let path = temporary.path();
+    let mut file = tokio::fs::File::create_new(&path).await.map_err(|error| internal(&error))?;
+    let mut offset = 0;
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        if chunk.offset != offset || chunk.data.is_empty() || offset + chunk.data.len() as u64 > total_bytes {
+            return Err(Status::invalid_argument("snapshot chunks do not follow each other"));
+        }
+        file.write_all(&chunk.data).await.map_err(|error| internal(&error))?;
+        offset += chunk.data.len() as u64;
+        stats.snapshot_bytes_received.add(chunk.data.len() as u64);
+        next = rest.next().await.transpose()?;
+    }
+    if offset != total_bytes {
+        return Err(Status::invalid_argument("snapshot ended early"));
+    }
+    file.flush().await.map_err(|error| internal(&error))?;
+    drop(file);
+    let store = Arc::clone(store);
+    let received = blocking(move || Ok(store.receive(&path)?)).await;
+    let received = received.map_err(|error| Status::data_loss(format!("snapshot is refused: {error}")))?;
+    temporary.keep();
+    Ok(received)
+}
+
+fn internal(error: &std::io::Error) -> Status {
+    Status::internal(format!("write snapshot: {error}"))
+}
+
+/// Removes the file unless it was kept: a transfer may end at any await.
+struct Temporary(Option<PathBuf>);
+
+impl Temporary {
+    fn path(&self) -> PathBuf {
+        self.0.clone().expect("only `keep` takes the path, and consumes")
+    }
+
+    /// From here on the verified handle removes it.
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            // What cannot be removed now is removed at the next start.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

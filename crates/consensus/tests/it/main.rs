@@ -1,0 +1,12 @@
+//! The consensus crate from outside: openraft's own storage suite, damaged files, read rounds, and three replicas
+//! that talk gRPC over loopback.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod list_machine;
+mod log_files;
+mod read_rounds;
+mod replication;
+mod snapshot_files;
+mod suite;
