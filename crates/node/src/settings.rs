@@ -1,0 +1,76 @@
+//! What a node is told.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The engine under the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EngineKind {
+    /// sled, on disk.
+    #[default]
+    Sled,
+    /// In memory: for simulation and tests. Rows are rebuilt from snapshot and Raft log at every start.
+    Memory,
+}
+
+/// A node's settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where everything of the node lives.
+    pub data_dir: PathBuf,
+    /// host:port under which the other nodes reach this one.
+    pub advertise: String,
+    /// host:port of the nodes that found the cluster, the same list in the same order on each of them.
+    pub seeds: Vec<String>,
+    /// How many shards a new cluster gets.
+    pub shards: u32,
+    /// How many replicas each shard has; at most the number of seeds.
+    pub replicas: u32,
+    /// The engine under the store.
+    pub engine: EngineKind,
+    /// sled's page cache, for the whole node.
+    pub sled_cache_bytes: u64,
+    /// Each replica's store.
+    pub shard: granary_shard::Settings,
+    /// Each replica's Raft group.
+    pub consensus: granary_consensus::Settings,
+    /// How long an event may wait in the open segment before it is sealed and the compactor can see it.
+    pub seal_interval: Duration,
+    /// A segment of this many bytes is sealed at once.
+    pub seal_bytes: u64,
+    /// Bounds of one Raft entry's worth of writes.
+    pub entry_bytes_max: usize,
+    /// Raft entries of one shard under way at a time.
+    pub entries_in_flight_max: usize,
+    /// Writes of one shard waiting at its leader; more are refused as overloaded.
+    pub queued_writes_max: usize,
+    /// Bytes of the same.
+    pub queued_bytes_max: usize,
+    /// How long a read waits for its replica to catch up before it is told to go elsewhere.
+    pub read_wait: Duration,
+}
+
+impl Settings {
+    /// A laptop's defaults for a node in `data_dir` that listens at `advertise`.
+    pub fn new(data_dir: PathBuf, advertise: String, seeds: Vec<String>) -> Self {
+        let replicas = u32::try_from(seeds.len().clamp(1, 3)).expect("1 to 3");
+        Self {
+            data_dir,
+            advertise,
+            seeds,
+            shards: 3,
+            replicas,
+            engine: EngineKind::default(),
+            sled_cache_bytes: 256 << 20,
+            shard: granary_shard::Settings::default(),
+            consensus: granary_consensus::Settings::default(),
+            seal_interval: Duration::from_millis(500),
+            seal_bytes: 1 << 20,
+            entry_bytes_max: 1 << 20,
+            entries_in_flight_max: 4,
+            queued_writes_max: 65_536,
+            queued_bytes_max: 64 << 20,
+            read_wait: Duration::from_secs(5),
+        }
+    }
+}
