@@ -1,0 +1,64 @@
+//! What a compactor counts.
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+/// Counters and gauges of one compactor.
+#[derive(Debug, Clone)]
+pub(crate) struct Metrics {
+    pub(crate) fetched_bytes: IntCounter,
+    pub(crate) rows: IntCounter,
+    pub(crate) files: IntCounter,
+    pub(crate) file_bytes: IntCounter,
+    pub(crate) commits: IntCounter,
+    pub(crate) conflicts: IntCounter,
+    pub(crate) failures: IntCounterVec,
+    pub(crate) flush_seconds: Histogram,
+    pub(crate) lag_events: IntGaugeVec,
+    pub(crate) waiting: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
+        let by_shard =
+            |name: &str, help: &str| registered(registry, IntGaugeVec::new(Opts::new(name, help), &["shard"])?);
+        // 10 ms to 41 s.
+        let buckets = prometheus::exponential_buckets(0.01, 2.0, 13)?;
+        Ok(Self {
+            fetched_bytes: counter("granary_compactor_fetched_bytes_total", "Bytes of events read from change logs")?,
+            rows: counter("granary_compactor_rows_total", "Rows committed")?,
+            files: counter("granary_compactor_files_total", "Files committed")?,
+            file_bytes: counter("granary_compactor_file_bytes_total", "Bytes of the committed files")?,
+            commits: counter("granary_compactor_commits_total", "Table commits made")?,
+            conflicts: counter(
+                "granary_compactor_conflicts_total",
+                "Flushes of a table given up because another compactor committed the same events",
+            )?,
+            failures: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new("granary_compactor_failures_total", "Rounds of a shard's stream given up"),
+                    &["shard"],
+                )?,
+            )?,
+            flush_seconds: registered(
+                registry,
+                Histogram::with_opts(
+                    HistogramOpts::new("granary_compactor_flush_seconds", "From events held to offsets read back")
+                        .buckets(buckets),
+                )?,
+            )?,
+            lag_events: by_shard("granary_compactor_lag_events_count", "Events of a shard that are not committed yet")?,
+            waiting: by_shard(
+                "granary_compactor_waiting_for_catalog",
+                "1 where a shard's next event is of a feature group or schema that the catalog does not show yet",
+            )?,
+        })
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}

@@ -1,0 +1,401 @@
+//! A cluster of nothing but change logs: nodes that serve segments and take acknowledgements, and trim at once what is
+//! acknowledged, so that an acknowledgement too early loses events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use bytes::{BufMut, Bytes};
+use deltalake_core::datafusion::prelude::SessionContext;
+use granary_catalog::CatalogView;
+use granary_compactor::{Compactor, Settings, StepHook};
+use granary_offline_store::{Options, Warehouse};
+use granary_platform::Platform;
+use granary_proto::convert::{cluster_to_wire, feature_group_to_wire, stream_from_wire, stream_to_wire, u128_to_wire};
+use granary_proto::internal::acknowledge_response::Result as Acknowledged;
+use granary_proto::internal::change_log_server::{ChangeLog, ChangeLogServer};
+use granary_proto::internal::{
+    AcknowledgeRequest, AcknowledgeResponse, Catalog, ChangeEvent, Node, NotLeader, ReadSegmentsRequest,
+    ReadSegmentsResponse, ReplicaInfo, Segment, ShardInfo, Write,
+};
+use granary_types::record::RawValue;
+use granary_types::{
+    ClusterId, Feature, FeatureGroup, FeatureGroupId, FeatureGroupStatus, FeatureOrdinal, FeatureType, OfflineConfig,
+    Record, Schema, SchemaVersion, ShardId, StreamId,
+};
+use parking_lot::Mutex;
+use prometheus::Registry;
+use prost::Message;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use crate::faulty::{Faults, FaultyStore, take};
+
+pub(crate) const NODES: u64 = 3;
+const CLUSTER: ClusterId = ClusterId(0x77);
+/// Long enough for the slowest machine; a test that is right never waits for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(crate) fn stream(shard: u32) -> StreamId {
+    StreamId { cluster: CLUSTER, shard: ShardId(shard), incarnation: 1 }
+}
+
+/// One shard's change log, the same on all its replicas.
+#[derive(Debug, Clone, Default)]
+struct Log {
+    segments: Vec<Segment>,
+    open: Vec<ChangeEvent>,
+    last: u64,
+    trimmed: u64,
+}
+
+/// What the nodes share, and what they do wrong.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    logs: Mutex<BTreeMap<u32, Log>>,
+    /// The acknowledged sequence of each shard, as trimmed.
+    acknowledged: watch::Sender<BTreeMap<u32, u64>>,
+    /// Node 2 leads all shards; reads are answered by all.
+    pub(crate) leader: u64,
+    /// So many reads are answered with damaged segments.
+    pub(crate) damaged_reads: AtomicUsize,
+    /// So many reads are refused.
+    pub(crate) refused_reads: AtomicUsize,
+    /// What the object store does wrong.
+    pub(crate) faults: Arc<Faults>,
+    /// Acknowledgements that came before their commits (CL-3).
+    violations: Mutex<Vec<String>>,
+    warehouse: Arc<Warehouse>,
+    groups: Mutex<Vec<Arc<FeatureGroup>>>,
+    /// Every event there ever was: shard, sequence, group.
+    events: Mutex<Vec<(u32, u64, FeatureGroupId)>>,
+    catalog: watch::Sender<Arc<CatalogView>>,
+    addresses: Mutex<Vec<String>>,
+    shards: u32,
+}
+
+impl Cluster {
+    /// `shards` shards on [`NODES`] nodes, with the feature groups `groups` in the catalog.
+    pub(crate) async fn start(shards: u32, groups: &[FeatureGroup]) -> Arc<Self> {
+        let root = "memory:///warehouse".parse().expect("a URL");
+        let store = FaultyStore::default();
+        let faults = store.faults.clone();
+        let warehouse = Warehouse::over(Arc::new(store), root, Options::default()).await.expect("opens");
+        let cluster = Arc::new(Self {
+            logs: Mutex::new((1..=shards).map(|shard| (shard, Log::default())).collect()),
+            acknowledged: watch::Sender::new(BTreeMap::new()),
+            leader: 2,
+            damaged_reads: AtomicUsize::new(0),
+            refused_reads: AtomicUsize::new(0),
+            faults,
+            violations: Mutex::new(Vec::new()),
+            warehouse: Arc::new(warehouse),
+            groups: Mutex::new(Vec::new()),
+            events: Mutex::new(Vec::new()),
+            catalog: watch::Sender::new(Arc::new(CatalogView::empty())),
+            addresses: Mutex::new(Vec::new()),
+            shards,
+        });
+        for node in 1..=NODES {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            cluster.addresses.lock().push(listener.local_addr().expect("bound").to_string());
+            let service = ChangeLogServer::new(FakeNode { node, cluster: cluster.clone() });
+            let server = tonic::transport::Server::builder().add_service(service);
+            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        }
+        cluster.publish(groups);
+        cluster
+    }
+
+    /// Makes a catalog with these groups the newest one.
+    pub(crate) fn publish(&self, groups: &[FeatureGroup]) {
+        *self.groups.lock() = groups.iter().cloned().map(Arc::new).collect();
+        let version = self.catalog.borrow().version + 1;
+        let addresses = self.addresses.lock();
+        let nodes = addresses.iter().zip(1..).map(|(address, id)| Node {
+            id,
+            uuid: u128_to_wire(u128::from(id)),
+            address: address.clone(),
+        });
+        let shards = (1..=self.shards).map(|id| ShardInfo {
+            id,
+            replicas: (1..=NODES).map(|node| ReplicaInfo { replica: u64::from(id - 1) * NODES + node, node }).collect(),
+            stream: Some(stream_to_wire(stream(id))),
+        });
+        let wire = Catalog {
+            version,
+            cluster: cluster_to_wire(CLUSTER),
+            nodes: nodes.collect(),
+            shards: shards.collect(),
+            slot_shards: (0..4096).map(|slot| slot % self.shards + 1).collect(),
+            slot_epochs: vec![1; 4096],
+            feature_groups: groups.iter().map(feature_group_to_wire).collect(),
+            next_node: 1_000,
+            next_replica: 1_000,
+            next_feature_group: 1_000,
+        };
+        self.catalog.send_replace(Arc::new(CatalogView::from_wire(&wire).expect("a catalog")));
+    }
+
+    /// Appends a put to a shard's open segment.
+    pub(crate) fn put(&self, shard: u32, group: &FeatureGroup, record: &str, hour: u32) {
+        let time = format!("2024-01-31T{hour:02}:00:00Z");
+        let values = [("id", record), ("at", &time)].map(|(name, text)| (name.to_owned(), RawValue::Text(text.into())));
+        let record = Record::parse(group, values, None).expect("a record");
+        let mut logs = self.logs.lock();
+        let log = logs.get_mut(&shard).expect("a shard");
+        log.last += 1;
+        let write = Write {
+            id: u128_to_wire(u128::from(log.last)),
+            slot: 0,
+            epoch: 1,
+            feature_group: group.id.0,
+            record: record.identifier.as_bytes().clone(),
+            event_seconds: record.event_time.seconds(),
+            event_nanos: record.event_time.subsec_nanos(),
+            online: true,
+            offline: true,
+            row: granary_row::encode(&record, group.schema.version),
+            ..Write::default()
+        };
+        log.open.push(ChangeEvent { sequence: log.last, stamp: 1_000 + log.last, write: Some(write) });
+        self.events.lock().push((shard, log.last, group.id));
+    }
+
+    /// Seals what was put.
+    pub(crate) fn seal(&self, shard: u32) {
+        let mut logs = self.logs.lock();
+        let log = logs.get_mut(&shard).expect("a shard");
+        let events = std::mem::take(&mut log.open);
+        let (Some(first), Some(last)) = (events.first(), events.last()) else { return };
+        let frames = frames(&events);
+        log.segments.push(Segment {
+            first_sequence: first.sequence,
+            last_sequence: last.sequence,
+            sealed_at: last.stamp,
+            checksum: crc32fast::hash(&frames),
+            events: frames,
+        });
+    }
+
+    /// Puts `count` events into each shard, over groups and hours, and seals them.
+    pub(crate) fn put_some(&self, groups: &[FeatureGroup], count: u32) {
+        for shard in 1..=self.shards {
+            for index in 0..count {
+                let group = &groups[index as usize % groups.len()];
+                self.put(shard, group, &format!("r{}", index % 5), index % 3);
+            }
+            self.seal(shard);
+        }
+    }
+
+    /// Starts a compactor; it ends when the handle is aborted.
+    pub(crate) fn compactor(&self, hook: Option<StepHook>) -> JoinHandle<()> {
+        let settings = Settings {
+            flush_interval: Duration::from_millis(20),
+            poll: Duration::from_millis(5),
+            backoff_min: Duration::from_millis(5),
+            backoff_max: Duration::from_millis(50),
+            hook,
+            ..Settings::default()
+        };
+        let compactor = Compactor::new(
+            Platform::system(),
+            self.catalog.subscribe(),
+            self.warehouse.clone(),
+            settings,
+            &Registry::new(),
+        );
+        tokio::spawn(compactor.expect("metrics of its own").run())
+    }
+
+    /// Waits until every shard is acknowledged up to what `until` says of its last event.
+    pub(crate) async fn acknowledged(&self, until: impl Fn(u32, u64) -> u64) {
+        let targets: BTreeMap<u32, u64> =
+            self.logs.lock().iter().map(|(shard, log)| (*shard, until(*shard, log.last))).collect();
+        let mut acknowledged = self.acknowledged.subscribe();
+        let reached = acknowledged.wait_for(|acknowledged| {
+            targets.iter().all(|(shard, target)| acknowledged.get(shard).copied().unwrap_or(0) >= *target)
+        });
+        let waited = tokio::time::timeout(PATIENCE, reached).await.map(|seen| seen.map(|_| ()));
+        let seen = self.acknowledged.borrow().clone();
+        waited.unwrap_or_else(|_| panic!("not acknowledged in time: {seen:?} of {targets:?}")).expect("open");
+    }
+
+    pub(crate) async fn all_acknowledged(&self) {
+        self.acknowledged(|_, last| last).await;
+    }
+
+    /// The rows of a group's table as (stream, sequence), sorted.
+    async fn rows(&self, group: &FeatureGroup) -> Vec<(String, u64)> {
+        let table = self.warehouse.table(group).await.expect("a table");
+        let context = SessionContext::new();
+        let provider = table.delta().table_provider().build().await.expect("a provider");
+        context.register_table("t", Arc::new(provider)).expect("registered");
+        let sql = "SELECT CAST(granary_stream AS VARCHAR), granary_sequence FROM t ORDER BY 1, 2";
+        let mut rows = Vec::new();
+        for batch in context.sql(sql).await.expect("a plan").collect().await.expect("rows") {
+            let streams = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).expect("text");
+            let sequences = batch.column(1).as_primitive::<Int64Type>().values().to_vec();
+            let streams = streams.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>();
+            rows.extend(streams.into_iter().zip(sequences.into_iter().map(i64::cast_unsigned)));
+        }
+        rows
+    }
+
+    /// CP-1 at rest: the tables hold every event that was put, each once, and nothing else.
+    pub(crate) async fn check_exactly_once(&self) {
+        assert_eq!(*self.violations.lock(), Vec::<String>::new());
+        let groups = self.groups.lock().clone();
+        for group in groups {
+            let events = self.events.lock().clone();
+            let mut wanted: Vec<(String, u64)> = events
+                .iter()
+                .filter(|(_, _, id)| *id == group.id)
+                .map(|(shard, sequence, _)| (stream(*shard).to_string(), *sequence))
+                .collect();
+            wanted.sort();
+            assert_eq!(self.rows(&group).await, wanted, "table of {}", group.name);
+        }
+    }
+
+    /// CL-3 at the moment of an acknowledgement: what is acknowledged stands in the tables.
+    async fn check_committed(&self, shard: u32, until: u64) {
+        let groups = self.groups.lock().clone();
+        for group in groups {
+            let last = {
+                let events = self.events.lock();
+                let of_group =
+                    events.iter().filter(|(s, sequence, id)| *s == shard && *sequence <= until && *id == group.id);
+                of_group.map(|(_, sequence, _)| *sequence).max().unwrap_or(0)
+            };
+            let mut table = self.warehouse.table(&group).await.expect("a table");
+            let offset = table.offsets(&[stream(shard)]).await.expect("offsets")[&stream(shard)];
+            if offset < last {
+                let what = format!("acknowledged {until} of shard {shard}, but {} stands at {offset}", group.name);
+                self.violations.lock().push(what);
+            }
+        }
+    }
+}
+
+fn frames(events: &[ChangeEvent]) -> Bytes {
+    let mut frames = Vec::new();
+    for event in events {
+        let payload = event.encode_to_vec();
+        frames.put_u32_le(u32::try_from(payload.len()).expect("small"));
+        frames.put_u32_le(crc32fast::hash(&payload));
+        frames.extend_from_slice(&payload);
+    }
+    frames.into()
+}
+
+/// One node's change-log service.
+#[derive(Debug)]
+struct FakeNode {
+    node: u64,
+    cluster: Arc<Cluster>,
+}
+
+#[tonic::async_trait]
+impl ChangeLog for FakeNode {
+    async fn read_segments(
+        &self,
+        request: Request<ReadSegmentsRequest>,
+    ) -> Result<Response<ReadSegmentsResponse>, Status> {
+        let request = request.into_inner();
+        if take(&self.cluster.refused_reads) {
+            return Err(Status::unavailable("refused on purpose"));
+        }
+        let log = self.cluster.logs.lock()[&request.shard].clone();
+        let mut bytes = 0;
+        let mut segments: Vec<Segment> = log
+            .segments
+            .iter()
+            .filter(|segment| segment.last_sequence > request.after_sequence.max(log.trimmed))
+            .take_while(|segment| {
+                let first = bytes == 0;
+                bytes += segment.events.len();
+                first || bytes <= request.max_bytes as usize
+            })
+            .cloned()
+            .collect();
+        if !segments.is_empty() && take(&self.cluster.damaged_reads) {
+            let mut events = segments[0].events.to_vec();
+            events[20] ^= 1;
+            segments[0].events = events.into();
+        }
+        Ok(Response::new(ReadSegmentsResponse {
+            stream: Some(stream_to_wire(stream(request.shard))),
+            segments,
+            trimmed_sequence: log.trimmed,
+            sealed_sequence: log.last,
+            last_sequence: log.last,
+        }))
+    }
+
+    async fn acknowledge(&self, request: Request<AcknowledgeRequest>) -> Result<Response<AcknowledgeResponse>, Status> {
+        let request = request.into_inner();
+        let of = stream_from_wire(request.stream.as_ref()).expect("a stream");
+        let shard = of.shard.0;
+        assert_eq!(of, stream(shard));
+        let result = if self.node == self.cluster.leader {
+            self.cluster.check_committed(shard, request.sequence).await;
+            let trimmed = {
+                let mut logs = self.cluster.logs.lock();
+                let log = logs.get_mut(&shard).expect("a shard");
+                log.segments.retain(|segment| segment.last_sequence > request.sequence);
+                let kept = log.segments.first().map_or(request.sequence, |segment| segment.first_sequence - 1);
+                log.trimmed = log.trimmed.max(kept.min(request.sequence));
+                log.trimmed
+            };
+            self.cluster.acknowledged.send_modify(|acknowledged| {
+                let last = acknowledged.entry(shard).or_insert(0);
+                *last = request.sequence.max(*last);
+            });
+            Acknowledged::TrimmedSequence(trimmed)
+        } else {
+            let leader_node = if self.node == 1 { self.cluster.leader } else { 0 };
+            Acknowledged::NotLeader(NotLeader { leader_node })
+        };
+        Ok(Response::new(AcknowledgeResponse { result: Some(result) }))
+    }
+}
+
+/// A group called `name` with features `id`, `at` and, from schema version 2 on, `age`.
+pub(crate) fn group(id: u32, name: &str, version: u32) -> FeatureGroup {
+    let features = [("id", FeatureType::String), ("at", FeatureType::String), ("age", FeatureType::Integral)];
+    let features = features.iter().take(1 + version as usize).enumerate().map(|(index, (name, kind))| Feature {
+        ordinal: FeatureOrdinal(u16::try_from(index).expect("few")),
+        name: (*name).into(),
+        kind: *kind,
+        collection: None,
+        description: None,
+    });
+    FeatureGroup {
+        id: FeatureGroupId(id),
+        name: name.into(),
+        schema: Schema::new(SchemaVersion(version), features.collect()).expect("a schema"),
+        record_identifier: FeatureOrdinal(0),
+        event_time: FeatureOrdinal(1),
+        online: None,
+        offline: Some(OfflineConfig {
+            s3_uri: "s3://lake".into(),
+            resolved_uri: format!("s3://lake/{name}/data"),
+            ..OfflineConfig::default()
+        }),
+        throughput: None,
+        role_arn: None,
+        description: None,
+        tags: BTreeMap::new(),
+        created_at_ms: 1,
+        updated_at_ms: 1,
+        status: FeatureGroupStatus::Created,
+    }
+}

@@ -1,0 +1,7 @@
+//! Compactors against a change log served over gRPC and real Delta tables.
+
+mod cluster;
+mod crashes;
+mod events;
+mod faulty;
+mod twins;

@@ -1,0 +1,243 @@
+//! One feature group's table: opening, creating, columns, offsets, the snapshot for readers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
+use deltalake_core::kernel::{Action, MetadataExt, StructField, StructType};
+use deltalake_core::logstore::LogStoreRef;
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::{DeltaTable, DeltaTableError};
+use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
+use url::Url;
+
+use crate::commit::{Offsets, is_conflict};
+use crate::durable::sync_directory;
+use crate::parquet_file::WrittenFile;
+use crate::schema::{arrow_schema, delta_columns, evolve};
+use crate::{Error, OfflineRow, Warehouse, parquet_file};
+
+/// The table property that names the feature group a table belongs to.
+const GROUP_PROPERTY: &str = "granary.featureGroupId";
+
+/// One feature group's table at one version, newer after [`Self::refresh`]. Writers and readers hold one each and
+/// keep it: opening reads the log from its last checkpoint, refreshing only what is new.
+pub struct OfflineTable {
+    pub(crate) group: Arc<FeatureGroup>,
+    pub(crate) delta: DeltaTable,
+    pub(crate) offsets: Offsets,
+    pub(crate) warehouse: Warehouse,
+    checkpointed: u64,
+}
+
+impl fmt::Debug for OfflineTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OfflineTable")
+            .field("group", &self.group.name)
+            .field("url", &self.url().as_str())
+            .field("version", &self.delta.version())
+            .finish_non_exhaustive()
+    }
+}
+
+impl OfflineTable {
+    /// Opens or creates the table behind `log_store` and gives it the group's columns.
+    pub(crate) async fn open(
+        group: &FeatureGroup,
+        log_store: LogStoreRef,
+        warehouse: &Warehouse,
+    ) -> Result<Self, Error> {
+        let mut delta = DeltaTable::new(log_store.clone());
+        if log_store.is_delta_table_location().await? {
+            delta.load().await?;
+        } else if let Err(error) = create(group, log_store).await {
+            // Another process may have created it, or the answer was lost: what counts is what stands there now.
+            if delta.load().await.is_err() {
+                return Err(error);
+            }
+        } else {
+            delta.load().await?;
+        }
+        let checkpointed = delta.version().unwrap_or_default();
+        let mut table = Self {
+            group: Arc::new(group.clone()),
+            delta,
+            offsets: Offsets::default(),
+            warehouse: warehouse.clone(),
+            checkpointed,
+        };
+        table.check_owner()?;
+        table.add_missing_columns().await?;
+        Ok(table)
+    }
+
+    /// The feature group as it was when the table was opened or last given by [`Self::adopt`].
+    pub fn group(&self) -> &Arc<FeatureGroup> {
+        &self.group
+    }
+
+    /// Where the table is.
+    pub fn url(&self) -> &Url {
+        self.delta.table_url()
+    }
+
+    /// The version this handle has read.
+    pub fn version(&self) -> u64 {
+        self.delta.version().unwrap_or_default()
+    }
+
+    /// The columns that rows written by this handle have.
+    pub fn schema(&self) -> SchemaRef {
+        arrow_schema(&self.group)
+    }
+
+    /// The table as delta-rs sees it, loaded: `delta().table_provider()` and `delta().snapshot()` are what a query
+    /// needs. As of [`Self::version`].
+    pub fn delta(&self) -> &DeltaTable {
+        &self.delta
+    }
+
+    /// Reads what was committed since.
+    ///
+    /// # Errors
+    /// [`Error::Table`]; the handle stays at its version.
+    pub async fn refresh(&mut self) -> Result<(), Error> {
+        self.delta.update_incremental(None).await?;
+        Ok(())
+    }
+
+    /// Takes a newer view of the group and adds the columns of features that were added since.
+    ///
+    /// # Errors
+    /// [`Error::Table`], [`Error::TableMismatch`].
+    pub async fn adopt(&mut self, group: &Arc<FeatureGroup>) -> Result<(), Error> {
+        if group.schema.version <= self.group.schema.version {
+            return Ok(());
+        }
+        self.group = group.clone();
+        self.add_missing_columns().await
+    }
+
+    /// The committed offset of each stream in the newest version of the table; 0 for a stream that has none.
+    ///
+    /// # Errors
+    /// [`Error::Table`], [`Error::OffsetRetreated`].
+    pub async fn offsets(&mut self, streams: &[StreamId]) -> Result<HashMap<StreamId, u64>, Error> {
+        self.refresh().await?;
+        self.offsets.read(&self.delta, streams).await
+    }
+
+    /// As [`Self::offsets`], and what it returns survives a power cut: what a trim of the change log may rest on
+    /// (CL-3). On a local disk another process's commit can be seen a moment before it is synced.
+    ///
+    /// # Errors
+    /// As [`Self::offsets`], and [`Error::Io`].
+    pub async fn durable_offsets(&mut self, streams: &[StreamId]) -> Result<HashMap<StreamId, u64>, Error> {
+        let offsets = self.offsets(streams).await?;
+        if let Some(directory) = self.warehouse.local_directory(self.url()) {
+            let log = directory.join("_delta_log");
+            tokio::task::spawn_blocking(move || sync_directory(&log)).await.map_err(|_| Error::TaskDied)??;
+        }
+        Ok(offsets)
+    }
+
+    /// Writes rows into Parquet files, one or more for each directory of their event times, each sorted by record
+    /// identifier, event time and write stamp. Readers see none of them before [`Self::append`].
+    ///
+    /// # Errors
+    /// [`Error::CorruptRow`], [`Error::NewerSchema`] when a row was written under a schema that this handle does not
+    /// have yet ([`Self::adopt`]), [`Error::ObjectStore`]. Files written by then stay as orphans.
+    pub async fn write_files(&self, rows: Vec<OfflineRow>) -> Result<Vec<WrittenFile>, Error> {
+        let store = self.delta.object_store();
+        parquet_file::write(&self.group, rows, &store, self.warehouse.platform(), self.warehouse.settings()).await
+    }
+
+    /// Gives the log a checkpoint when enough versions have passed since the last one this handle knows of, and
+    /// removes log files that are past the table's log retention. Off the path of commits: call it after them.
+    /// Returns whether it made a checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Table`]; nothing is lost by it.
+    pub async fn maintain(&mut self) -> Result<bool, Error> {
+        let version = self.version();
+        if version < self.checkpointed + self.warehouse.settings().checkpoint_interval {
+            return Ok(false);
+        }
+        // Before the work, so that a failing checkpoint is tried again an interval later and not after every commit.
+        self.checkpointed = version;
+        deltalake_core::checkpoints::create_checkpoint(&self.delta, None).await?;
+        deltalake_core::checkpoints::cleanup_metadata(&self.delta, None).await?;
+        Ok(true)
+    }
+
+    /// Refuses the table of another group: its offsets would hide this group's events.
+    fn check_owner(&self) -> Result<(), Error> {
+        let owner = self.delta.snapshot()?.metadata().configuration().get(GROUP_PROPERTY);
+        match owner {
+            Some(owner) if *owner != self.group.id.to_string() => Err(Error::TableMismatch {
+                group: self.group.id,
+                reason: format!("the table belongs to feature group {owner}"),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// One commit that gives the table the columns it lacks; tried again when another commit came first.
+    async fn add_missing_columns(&mut self) -> Result<(), Error> {
+        let attempts = self.warehouse.settings().commit_attempts_max;
+        for _ in 0..attempts {
+            let snapshot = self.delta.snapshot()?;
+            let present: Vec<StructField> = snapshot.schema().fields().cloned().collect();
+            let Some(columns) = evolve(&self.group, &present)? else {
+                return Ok(());
+            };
+            let added = columns.iter().filter(|column| !present.contains(column)).cloned().collect();
+            let schema = StructType::try_new(columns).map_err(|error| mismatch(self.group.id, &error))?;
+            let metadata = snapshot.metadata().clone().with_schema(&schema).map_err(DeltaTableError::from)?;
+            let commit = CommitBuilder::from(properties())
+                .with_actions(vec![Action::Metadata(metadata)])
+                .build(
+                    Some(snapshot as &dyn TableReference),
+                    self.delta.log_store(),
+                    DeltaOperation::AddColumn { fields: added },
+                )
+                .into_prepared_commit_future()
+                .await?;
+            match commit.await {
+                // Looks again, also after a commit whose outcome was not told.
+                Ok(_) => self.refresh().await?,
+                Err(error) if is_conflict(&error) => self.refresh().await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(Error::Busy { attempts })
+    }
+}
+
+/// Version 0 of a group's table.
+async fn create(group: &FeatureGroup, log_store: LogStoreRef) -> Result<(), Error> {
+    CreateBuilder::new()
+        .with_log_store(log_store)
+        .with_table_name(group.name.clone())
+        .with_columns(delta_columns(group))
+        .with_save_mode(SaveMode::Ignore)
+        .with_raise_if_key_not_exists(false)
+        .with_configuration([(GROUP_PROPERTY, Some(group.id.to_string()))])
+        // With retries, the loser of a race to create would commit its metadata a second time, as version 1.
+        .with_commit_properties(properties().with_max_retries(0))
+        .await?;
+    Ok(())
+}
+
+/// Of every commit: no housekeeping inside it, which [`OfflineTable::maintain`] does, so that a commit that is made
+/// cannot end in an error of something else.
+pub(crate) fn properties() -> CommitProperties {
+    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
+}
+
+fn mismatch(group: FeatureGroupId, error: &impl fmt::Display) -> Error {
+    Error::TableMismatch { group, reason: error.to_string() }
+}

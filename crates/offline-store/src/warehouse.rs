@@ -1,0 +1,166 @@
+//! The root of the offline store: one object store, one directory or bucket in it.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Once};
+
+use deltalake_core::DeltaTableBuilder;
+use deltalake_core::logstore::{
+    LogStore, LogStoreFactory, ObjectStoreRef, StorageConfig, default_logstore, logstore_factories,
+};
+use granary_platform::Platform;
+use granary_types::FeatureGroup;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
+use url::Url;
+
+use crate::durable::DurableLocal;
+use crate::layout::table_url;
+use crate::{Error, OfflineTable, Options, Settings};
+
+/// Schemes of object stores that a warehouse can be on, beside the local disk.
+const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"];
+/// The directory of the objects that [`Warehouse::open`] probes with.
+const PROBE_DIRECTORY: &str = "_granary_probe";
+
+/// The root of the offline store. Cheap to clone.
+#[derive(Clone)]
+pub struct Warehouse {
+    root: Url,
+    store: ObjectStoreRef,
+    local: bool,
+    platform: Platform,
+    settings: Settings,
+}
+
+impl fmt::Debug for Warehouse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Warehouse").field("root", &self.root.as_str()).finish_non_exhaustive()
+    }
+}
+
+impl Warehouse {
+    /// Opens the warehouse at `url`: `file:///dir` (made if missing), `s3://bucket/prefix`, `gs://`, `az://`.
+    ///
+    /// Environment variables (`AWS_ACCESS_KEY_ID`, ...) configure the store, `options.store` wins over them. Two
+    /// conditional puts of one key are made to see that the second is refused.
+    ///
+    /// # Errors
+    /// [`Error::Location`] for a URL that is not understood, [`Error::NoConditionalPut`] for a store on which two
+    /// compactors would not be safe, [`Error::ObjectStore`] when it cannot be reached.
+    pub async fn open(url: &str, options: Options) -> Result<Self, Error> {
+        let wrong = |reason: String| Error::Location { location: url.to_owned(), reason };
+        let root = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        let store: ObjectStoreRef = if root.scheme() == "file" {
+            let directory = root.to_file_path().map_err(|()| wrong("is not an absolute path".to_owned()))?;
+            tokio::fs::create_dir_all(directory).await?;
+            Arc::new(DurableLocal::new(options.platform.clone()))
+        } else {
+            let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
+            let all: Vec<(String, String)> = environment.chain(options.store.clone()).collect();
+            let (store, _path) = object_store::parse_url_opts(&root, all).map_err(|error| wrong(error.to_string()))?;
+            Arc::from(store)
+        };
+        Self::over(store, root, options).await
+    }
+
+    /// A warehouse below `root` in a store that was made elsewhere: a simulation's, or one that injects faults.
+    /// `store` is rooted at the file system or bucket, not at `root`.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn over(store: Arc<dyn ObjectStore>, root: Url, options: Options) -> Result<Self, Error> {
+        register_schemes();
+        let local = root.scheme() == "file";
+        let warehouse = Self { root, store, local, platform: options.platform, settings: options.settings };
+        warehouse.probe().await?;
+        Ok(warehouse)
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Url {
+        &self.root
+    }
+
+    /// Where a group's table is.
+    ///
+    /// # Errors
+    /// [`Error::NoOfflineStore`], or [`Error::Location`] when the group's location cannot be used.
+    pub fn table_url(&self, group: &FeatureGroup) -> Result<Url, Error> {
+        table_url(&self.root, group)
+    }
+
+    /// Opens a group's table at its newest version. Creates it, or adds the columns it lacks, where needed.
+    ///
+    /// # Errors
+    /// [`Error::NoOfflineStore`], [`Error::Location`], [`Error::TableMismatch`] when another group's table stands
+    /// there, [`Error::Table`].
+    pub async fn table(&self, group: &FeatureGroup) -> Result<OfflineTable, Error> {
+        let url = self.table_url(group)?;
+        let log_store = DeltaTableBuilder::from_url(url)?
+            .with_storage_backend(self.store.clone(), self.root.clone())
+            .build_storage()?;
+        OfflineTable::open(group, log_store, self).await
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The directory of a URL in this warehouse, where it is on the local disk.
+    pub(crate) fn local_directory(&self, url: &Url) -> Option<PathBuf> {
+        self.local.then(|| url.to_file_path().ok()).flatten()
+    }
+
+    /// Refuses a store that lets two conditional puts of one key succeed: both of two racing commits would.
+    async fn probe(&self) -> Result<(), Error> {
+        let wrong = |error: object_store::path::Error| Error::Location {
+            location: self.root.to_string(),
+            reason: error.to_string(),
+        };
+        let prefix = Path::from_url_path(self.root.path()).map_err(wrong)?;
+        let key = prefix.join(PROBE_DIRECTORY).join(format!("{:032x}", self.platform.fresh_id()));
+        let put = || self.store.put_opts(&key, PutPayload::from_static(b"probe"), PutMode::Create.into());
+        put().await?;
+        let second = put().await;
+        // Litter is harmless; not being allowed to delete must not keep the process from starting.
+        if let Err(error) = self.store.delete(&key).await {
+            tracing::debug!(%error, %key, "probe object stays");
+        }
+        match second {
+            Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(Error::NoConditionalPut { location: self.root.to_string() }),
+        }
+    }
+}
+
+/// Every store's log is written by conditional puts; nothing of `deltalake-aws` and its like is needed.
+#[derive(Debug)]
+struct ConditionalPutLog;
+
+impl LogStoreFactory for ConditionalPutLog {
+    fn with_options(
+        &self,
+        prefixed_store: ObjectStoreRef,
+        root_store: ObjectStoreRef,
+        location: &Url,
+        options: &StorageConfig,
+    ) -> deltalake_core::DeltaResult<Arc<dyn LogStore>> {
+        Ok(default_logstore(prefixed_store, root_store, location, options))
+    }
+}
+
+fn register_schemes() {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        for scheme in BUCKET_SCHEMES {
+            let url = Url::parse(&format!("{scheme}://")).expect("a scheme makes a URL");
+            logstore_factories().insert(url, Arc::new(ConditionalPutLog));
+        }
+    });
+}

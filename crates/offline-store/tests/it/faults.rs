@@ -1,0 +1,94 @@
+//! An object store that fails on purpose.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// What happens to the next puts of commit files.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    /// This many are made, and answered with an error.
+    pub(crate) lose_answer: AtomicUsize,
+    /// This many are not made, and answered with an error.
+    pub(crate) lose_request: AtomicUsize,
+    /// Everything is taken and overwritten: a store without conditional puts.
+    pub(crate) ignore_conditions: std::sync::atomic::AtomicBool,
+}
+
+impl Faults {
+    fn take(counter: &AtomicUsize) -> bool {
+        counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct FaultyStore {
+    pub(crate) inner: Arc<dyn ObjectStore>,
+    pub(crate) faults: Arc<Faults>,
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("faulty store")
+    }
+}
+
+fn broken() -> Error {
+    Error::Generic { store: "faulty", source: "the connection broke".into() }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut opts: PutOptions) -> Result<PutResult> {
+        if self.faults.ignore_conditions.load(Ordering::SeqCst) {
+            opts.mode = object_store::PutMode::Overwrite;
+        }
+        let commit = location.as_ref().contains("_delta_log/") && location.as_ref().ends_with(".json");
+        if commit && Faults::take(&self.faults.lose_request) {
+            return Err(broken());
+        }
+        let result = self.inner.put_opts(location, payload, opts).await;
+        if commit && Faults::take(&self.faults.lose_answer) {
+            return Err(broken());
+        }
+        result
+    }
+
+    async fn put_multipart_opts(&self, location: &Path, opts: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
