@@ -1,0 +1,26 @@
+//! The query service: SQL over the offline tables and point-in-time joins.
+//!
+//! * [`pit`] is the join's kernel: Arrow batches in, Arrow batches out, nothing else.
+//! * `sql` makes one DataFusion session for each query, whose tables are the feature groups at their newest versions.
+//! * `point_in_time` runs a join request: spine and histories come from `sql`, the answer from [`pit`].
+//! * `offline_wait` tells a caller when everything written before is in the offline store.
+//! * [`QueryService`] is the gRPC face of all three: bounds, deadlines, metrics.
+//!
+//! Nothing here writes: not the online store, and of the offline store only what the warehouse itself does when it
+//! opens a table that no compactor has made yet. DataFusion is named in this crate alone.
+//!
+//! A query's CPU work runs on the runtime given in [`Settings::runtime`], never on the threads that serve.
+
+mod answer;
+mod error;
+mod metrics;
+mod offline_wait;
+pub mod pit;
+mod point_in_time;
+mod service;
+mod settings;
+mod sql;
+
+pub use error::Error;
+pub use service::QueryService;
+pub use settings::Settings;

@@ -1,0 +1,138 @@
+//! SQL over the offline tables: a DataFusion session for each query.
+//!
+//! Tables are feature groups by name; the names that a group's data catalog gives it
+//! (`sagemaker_featurestore.<table>`) work too, since the AWS SDKs write them. A table is opened when a query names
+//! it, at its newest version, and stays at that version for the rest of the query, however often it is named: also
+//! between the spine and the histories of one join.
+//!
+//! Names that are not quoted are found without regard to case, as Athena does it; see [`names`].
+//!
+//! Only queries are allowed: no statement that would create, change, copy or set anything.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use datafusion::catalog::TableProvider;
+use datafusion::dataframe::DataFrame;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use granary_catalog::CatalogView;
+use granary_offline_store::Warehouse;
+use granary_types::FeatureGroup;
+
+use crate::{Error, Settings};
+
+mod catalog;
+mod names;
+mod tables;
+
+use catalog::GroupCatalog;
+use tables::{QueryTables, Tables};
+
+/// The catalog that tables without one are in.
+const CATALOG: &str = "granary";
+/// The schema that tables without one are in: feature groups by name.
+const SCHEMA: &str = "feature_groups";
+/// What SageMaker calls its catalog.
+const AWS_CATALOG: &str = "AwsDataCatalog";
+/// How many consumers an error about spent memory names.
+const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
+
+/// What all queries share: open tables, memory, temporary files.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    tables: Arc<Tables>,
+    runtime: Arc<RuntimeEnv>,
+    /// Functions and settings, made once: a session is a copy of it with a catalog of its own.
+    template: SessionState,
+}
+
+impl Engine {
+    pub(crate) fn new(warehouse: Arc<Warehouse>, settings: &Settings) -> Result<Self, Error> {
+        let spill = match &settings.spill_dir {
+            Some(directory) => DiskManagerMode::Directories(vec![directory.clone()]),
+            None => DiskManagerMode::OsTmpDirectory,
+        };
+        let pool = TrackConsumersPool::new(FairSpillPool::new(settings.memory_bytes_max), CONSUMERS_NAMED);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(
+                DiskManagerBuilder::default().with_mode(spill).with_max_temp_directory_size(settings.spill_bytes_max),
+            )
+            .build_arc()?;
+        let template = SessionStateBuilder::new()
+            .with_default_features()
+            .with_config(config(settings))
+            .with_runtime_env(Arc::clone(&runtime))
+            .build();
+        Ok(Self { tables: Arc::new(Tables::new(warehouse, settings.tables_open_max)), runtime, template })
+    }
+
+    /// A session for one query, over the groups of `catalog`.
+    pub(crate) fn session(&self, catalog: Arc<CatalogView>) -> Session {
+        let tables = Arc::new(QueryTables::new(Arc::clone(&self.tables), Arc::clone(&catalog), &self.template));
+        let catalogs = Arc::new(datafusion::catalog::MemoryCatalogProviderList::new());
+        let state = SessionStateBuilder::new_from_existing(self.template.clone()).with_catalog_list(catalogs).build();
+        let context = SessionContext::new_with_state(state);
+        let groups = Arc::new(GroupCatalog::new(catalog, Arc::clone(&tables)));
+        // Written without quotes, DataFusion looks for it in lower case.
+        for name in [CATALOG.to_owned(), AWS_CATALOG.to_owned(), AWS_CATALOG.to_lowercase()] {
+            context.register_catalog(name, Arc::clone(&groups) as _);
+        }
+        Session { context, tables }
+    }
+
+    /// An account in the memory that all queries share.
+    pub(crate) fn reserve_memory(&self, consumer: &str) -> MemoryReservation {
+        MemoryConsumer::new(consumer).register(&self.runtime.memory_pool)
+    }
+}
+
+fn config(settings: &Settings) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(settings.partitions.max(1))
+        .with_default_catalog_and_schema(CATALOG, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true);
+    let options = config.options_mut();
+    options.execution.parquet.pushdown_filters = true;
+    // Views of strings are not yet read by all clients of Arrow IPC.
+    options.execution.parquet.schema_force_view_types = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.optimizer.expand_views_at_output = true;
+    config
+}
+
+/// One query's view of the feature groups.
+pub(crate) struct Session {
+    context: SessionContext,
+    tables: Arc<QueryTables>,
+}
+
+impl Session {
+    /// Plans one query.
+    pub(crate) async fn plan(&self, sql: &str) -> Result<DataFrame, Error> {
+        let state = self.context.state();
+        let dialect = state.config().options().sql_parser.dialect;
+        let mut statement = state.sql_to_statement(sql, &dialect)?;
+        let columns = names::columns_of(&state, &statement).await?;
+        names::quote(&mut statement, &columns);
+        let plan = state.statement_to_plan(statement).await?;
+        let only_queries = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        only_queries.verify_plan(&plan)?;
+        Ok(self.context.execute_logical_plan(plan).await?)
+    }
+
+    /// A feature group's table, for queries made without SQL.
+    pub(crate) async fn table(&self, group: &Arc<FeatureGroup>) -> Result<Arc<dyn TableProvider>, Error> {
+        self.tables.open(group).await
+    }
+
+    /// A query over a table, for queries made without SQL.
+    pub(crate) fn read(&self, table: Arc<dyn TableProvider>) -> Result<DataFrame, Error> {
+        Ok(self.context.read_table(table)?)
+    }
+}
