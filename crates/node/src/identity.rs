@@ -171,7 +171,11 @@ impl Identity {
     /// When the disk refuses; the replica must not start.
     pub fn add_replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
         self.state.replicas.push(ReplicaSeat { shard: shard.0, replica: replica.0 });
-        self.save().inspect_err(|_| drop(self.state.replicas.pop()))
+        let saved = self.save();
+        if saved.is_err() {
+            self.state.replicas.pop();
+        }
+        saved
     }
 
     fn save(&self) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Starts the replicas that the catalog puts on this node, and rebuilds one whose state failed (ST-1).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -196,7 +196,7 @@ impl Supervisor {
     }
 
     /// Notes the replica in the identity before its first vote, and refuses one that lost its log since.
-    fn claim_seat(&self, shard: ShardId, replica: ReplicaId, dir: &PathBuf) -> Result<(), Error> {
+    fn claim_seat(&self, shard: ShardId, replica: ReplicaId, dir: &Path) -> Result<(), Error> {
         let mut identity = self.identity.lock();
         if identity.has_replica(shard, replica) {
             return if dir.join("log").exists() { Ok(()) } else { Err(Error::LogMissing { shard, replica }) };
@@ -208,10 +208,10 @@ impl Supervisor {
 
     /// Opens the store over its tree. A tree that turns out to be damaged is emptied and opened as untrusted.
     async fn open_store(&self, name: &str, trust: TreeTrust) -> Result<(Arc<ShardStore>, Option<String>), Error> {
-        let (engine, settings, name) = (Arc::clone(&self.engine), self.settings.shard.clone(), name.to_owned());
+        let (engine, settings, name) = (Arc::clone(&self.engine), self.settings.shard, name.to_owned());
         let opened = tokio::task::spawn_blocking(move || {
             let tree: Arc<dyn Tree> = engine.tree(&name)?;
-            match ShardStore::open(Arc::clone(&tree), trust, settings.clone()) {
+            match ShardStore::open(Arc::clone(&tree), trust, settings) {
                 Err(error @ granary_shard::Error::Corrupt { .. }) => {
                     let why = error.to_string();
                     tree.clear()?;
@@ -298,7 +298,7 @@ impl Supervisor {
             };
             set(&self.metrics.cells, status.cells);
             set(&self.metrics.memory_table_bytes, status.memory_table_bytes as u64);
-            set(&self.metrics.change_log_bytes, log.bytes as u64);
+            set(&self.metrics.change_log_bytes, log.bytes);
             set(&self.metrics.change_log_events, log.last_sequence - log.trimmed_sequence);
             set(&self.metrics.leader, u64::from(replica.leads()));
             set(&self.metrics.applied_index, status.applied_index);

@@ -190,7 +190,7 @@ impl Meta for MetaService {
                 memory_table_bytes: state.memory_table_bytes as u64,
                 change_log_last: log.last_sequence,
                 change_log_trimmed: log.trimmed_sequence,
-                change_log_bytes: log.bytes as u64,
+                change_log_bytes: log.bytes,
                 state_hash: state.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default(),
                 engine: member.engine.to_owned(),
                 rebuilt_because: self.replicas.note(replica.shard()).unwrap_or_default(),
