@@ -58,7 +58,7 @@ fn batch(first: u64, count: u64) -> Bytes {
             invoked_at_us: 0,
         })
     });
-    let command = Command::Write(internal::WriteBatch { stamp: first, writes: writes.collect() });
+    let command = Command::Write(internal::WriteBatch { stamp: first, writes: writes.collect(), change_log_budget: 0 });
     internal::ShardCommand { command: Some(command) }.encode_to_vec().into()
 }
 

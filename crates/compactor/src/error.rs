@@ -3,15 +3,16 @@
 use granary_types::{FeatureGroupId, StreamId};
 use thiserror::Error as ThisError;
 
-/// An error of the compactor. None is fatal: the round is forgotten and begun anew from the offsets in the tables.
+/// An error of the compactor. None is fatal: if nothing else is said, the round is forgotten and begun
+/// anew from the offsets in the tables.
 #[derive(Debug, ThisError)]
 pub enum Error {
-    /// No replica of the shard answered.
+    /// No replica of the shard answered. Nothing is forgotten for it: they are asked again later.
     #[error("read change log stream={stream}")]
     ReadChangeLog {
         /// The stream.
         stream: StreamId,
-        /// What the replica said.
+        /// What the last of them said, or why it said nothing.
         #[source]
         source: tonic::Status,
     },

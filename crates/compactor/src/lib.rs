@@ -12,6 +12,9 @@
 //! the table and never repeated blindly. Whatever goes wrong, the answer is the same: forget, wait a little, start from
 //! the offsets.
 //!
+//! A replica that does not answer is not among what goes wrong: the next one is asked at once, what is held stays held
+//! and is flushed in time, and the node is left alone for a while.
+//!
 //! What a stream's offset in a table means: the table holds every event of its feature group up to that sequence
 //! number. It is the number of the group's last event in a flush, so a group without events has no commits. What all
 //! tables together hold is what the shard's trimmed sequence says (CL-3).
@@ -20,6 +23,7 @@
 
 mod error;
 mod flush;
+mod health;
 mod metrics;
 mod nodes;
 mod run;

@@ -38,7 +38,10 @@ impl Metrics {
             failures: registered(
                 registry,
                 IntCounterVec::new(
-                    Opts::new("granary_compactor_failures_total", "Rounds of a shard's stream given up"),
+                    Opts::new(
+                        "granary_compactor_failures_total",
+                        "Rounds of a shard's stream given up, and reads of it that no replica answered",
+                    ),
                     &["shard"],
                 )?,
             )?,

@@ -9,17 +9,16 @@ use futures::{StreamExt, stream};
 use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
 use granary_platform::Platform;
-use granary_proto::internal::ReadSegmentsResponse;
 use granary_types::{ShardId, StreamId};
 use prometheus::Registry;
 use tokio::sync::watch;
-use tonic::Status;
 
 use crate::Error;
 use crate::error::chain;
 use crate::flush::{StreamOutcome, flush};
+use crate::health::Rests;
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
+use crate::nodes::{Nodes, ReadAnswer};
 use crate::settings::{Settings, Step};
 use crate::tables::Tables;
 use crate::tail::Tail;
@@ -56,8 +55,9 @@ impl Compactor {
         settings: Settings,
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
+        let rests = Rests { min: settings.backoff_min, max: settings.backoff_max };
         Ok(Self {
-            nodes: Nodes::new(settings.call_timeout),
+            nodes: Nodes::new(platform.clone(), settings.call_timeout, rests),
             tables: Tables::new(warehouse, settings.tables_open_max),
             metrics: Metrics::register(registry)?,
             tails: BTreeMap::new(),
@@ -105,7 +105,7 @@ impl Compactor {
     async fn read(&mut self, catalog: &CatalogView) -> usize {
         let now = self.platform.instant();
         let share = (self.settings.flush_bytes / self.tails.len().max(1)).max(1);
-        let hungry = self.tails.values().filter(|tail| tail.is_awake(now) && tail.held_bytes() < share);
+        let hungry = self.tails.values().filter(|tail| tail.may_ask(now) && tail.held_bytes() < share);
         let asks = hungry.filter_map(|tail| {
             let shard = catalog.shard(tail.shard)?;
             let room = share - tail.held_bytes();
@@ -119,6 +119,7 @@ impl Compactor {
         for (stream, answer) in answers {
             match self.take(stream, answer) {
                 Ok(bytes) => fresh += bytes,
+                Err(error @ Error::ReadChangeLog { .. }) => self.unanswered(stream, &error),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "read change log, another replica is next");
                     self.pause(stream);
@@ -132,16 +133,24 @@ impl Compactor {
         fresh
     }
 
-    fn take(&mut self, stream: StreamId, answer: Result<ReadSegmentsResponse, Status>) -> Result<usize, Error> {
+    fn take(&mut self, stream: StreamId, answer: ReadAnswer) -> Result<usize, Error> {
         let now = self.platform.instant();
         let tail = self.tails.get_mut(&stream).expect("only streams with a tail are asked");
-        let fresh = answer
-            .map_err(|source| Error::ReadChangeLog { stream, source })
-            .and_then(|response| tail.take(response, now))?;
-        if fresh == 0 {
-            tail.turn += 1;
+        let (turn, response) = answer.map_err(|source| Error::ReadChangeLog { stream, source })?;
+        tail.take(turn, response, now)
+    }
+
+    /// No replica gave an answer: the stream asks again later and keeps what it holds, which may be flushed meanwhile.
+    fn unanswered(&mut self, stream: StreamId, error: &Error) {
+        let tail = self.tails.get_mut(&stream).expect("only streams with a tail are asked");
+        let silent = tail.silent();
+        if silent == 0 {
+            tracing::warn!(error = chain(error), "no replica answers");
+        } else {
+            tracing::debug!(error = chain(error), silent, "no replica answers");
         }
-        Ok(fresh)
+        tail.unanswered(backoff(&self.platform, &self.settings, silent), self.platform.instant());
+        self.metrics.failures.with_label_values(&[label(tail.shard)]).inc();
     }
 
     /// Whether enough is held, or long enough.
@@ -190,25 +199,26 @@ impl Compactor {
             let tail = self.tails.get_mut(&stream).expect("only streams with a tail are acknowledged");
             match answer {
                 Ok(leader) => {
-                    tail.leader = Some(leader);
+                    (tail.leader, tail.unheard) = (Some(leader), false);
                     tail.acknowledged = sequence;
                     self.settings.reached(Step::Acknowledged).await;
                 }
                 Err(status) => {
                     tail.leader = None;
-                    tracing::warn!(%status, %stream, sequence, "acknowledge, again on the next round");
+                    if std::mem::replace(&mut tail.unheard, true) {
+                        tracing::debug!(%status, %stream, sequence, "acknowledge, again on the next round");
+                    } else {
+                        tracing::warn!(%status, %stream, sequence, "acknowledge, again on each round");
+                    }
                 }
             }
         }
     }
 
-    /// Forgets a stream's round and lets it rest: twice as long each time, and not in step with other compactors.
+    /// Forgets a stream's round and lets it rest.
     fn pause(&mut self, stream: StreamId) {
         let tail = self.tails.get_mut(&stream).expect("only streams with a tail are paused");
-        let doubled = self.settings.backoff_min.saturating_mul(1 << tail.failures().min(16));
-        let longest = doubled.min(self.settings.backoff_max);
-        let chance = u32::try_from(self.platform.fresh_id() % 1_000).expect("below 1000");
-        let pause = longest / 2 + longest / 2 * chance / 1_000;
+        let pause = backoff(&self.platform, &self.settings, tail.failures());
         tail.failed(pause, self.platform.instant());
         self.metrics.failures.with_label_values(&[label(tail.shard)]).inc();
     }
@@ -236,6 +246,13 @@ impl Compactor {
             () = self.platform.sleep(poll) => {}
         }
     }
+}
+
+/// How long to rest after so many failures in a row: twice as long each time, and not in step with other compactors.
+fn backoff(platform: &Platform, settings: &Settings, failures: u32) -> Duration {
+    let longest = settings.backoff_min.saturating_mul(1 << failures.min(16)).min(settings.backoff_max);
+    let chance = u32::try_from(platform.fresh_id() % 1_000).expect("below 1000");
+    longest / 2 + longest / 2 * chance / 1_000
 }
 
 fn label(shard: ShardId) -> String {

@@ -16,7 +16,7 @@ pub struct Settings {
     pub flush_bytes: usize,
     /// How often the change logs are asked when there was nothing new.
     pub poll: Duration,
-    /// How long a call to a node may take.
+    /// How long a call to a node may take. After a fifth of it another replica is asked as well.
     pub call_timeout: Duration,
     /// How many tables are written at the same time.
     pub tables_in_flight: usize,

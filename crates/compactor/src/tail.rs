@@ -11,6 +11,10 @@ use tokio::time::Instant;
 
 use crate::Error;
 
+/// After so many answers in a row with nothing new another replica is asked: one that is cut off has nothing new for
+/// ever.
+const EMPTY_ANSWERS_MAX: u32 = 3;
+
 /// The end of one shard's change log as this process sees it. All of it may be forgotten at any time.
 #[derive(Debug)]
 pub(crate) struct Tail {
@@ -25,9 +29,16 @@ pub(crate) struct Tail {
     /// What the leader was told.
     pub(crate) acknowledged: u64,
     pub(crate) leader: Option<NodeId>,
-    /// Which replica is asked next: another one after a failure and after an answer with nothing new, since a
-    /// replica that is cut off has nothing new for ever.
+    /// No leader could be told, which is logged.
+    pub(crate) unheard: bool,
+    /// Which replica is asked first, as a place in the shard's list: the one that answered last, until it is wrong or
+    /// had nothing new for [`EMPTY_ANSWERS_MAX`] times.
     pub(crate) turn: usize,
+    empty_answers: u32,
+    /// How often in a row no replica answered.
+    silent: u32,
+    /// No replica answered: they are asked again at this time. What is held may be flushed before.
+    ask_after: Option<Instant>,
     /// The newest event that a replica told of.
     last_sequence: u64,
     failures: u32,
@@ -47,7 +58,11 @@ impl Tail {
             held_since: None,
             acknowledged: 0,
             leader: None,
+            unheard: false,
             turn: 0,
+            empty_answers: 0,
+            silent: 0,
+            ask_after: None,
             last_sequence: 0,
             failures: 0,
             paused_until: None,
@@ -84,6 +99,11 @@ impl Tail {
         self.paused_until.is_none_or(|until| now >= until)
     }
 
+    /// Whether a replica may be asked now.
+    pub(crate) fn may_ask(&self, now: Instant) -> bool {
+        self.is_awake(now) && self.ask_after.is_none_or(|until| now >= until)
+    }
+
     /// Whether it has events that could be written with this version of the catalog.
     pub(crate) fn has_work(&self, now: Instant, catalog: u64) -> bool {
         self.is_awake(now) && !self.segments.is_empty() && self.waits_beyond.is_none_or(|version| catalog > version)
@@ -98,11 +118,21 @@ impl Tail {
         self.segments.iter().cloned().collect()
     }
 
-    /// Takes a replica's answer. Returns how many bytes are new.
+    /// Takes the answer of the replica at place `turn`. Returns how many bytes are new.
     ///
     /// # Errors
     /// [`Error::OtherStream`], and [`Error::Gap`] when an event is missing (CL-2).
-    pub(crate) fn take(&mut self, response: ReadSegmentsResponse, now: Instant) -> Result<usize, Error> {
+    pub(crate) fn take(&mut self, turn: usize, response: ReadSegmentsResponse, now: Instant) -> Result<usize, Error> {
+        (self.turn, self.silent, self.ask_after) = (turn, 0, None);
+        let fresh = self.append(response, now)?;
+        self.empty_answers = if fresh == 0 { self.empty_answers + 1 } else { 0 };
+        if self.empty_answers >= EMPTY_ANSWERS_MAX {
+            (self.turn, self.empty_answers) = (self.turn + 1, 0);
+        }
+        Ok(fresh)
+    }
+
+    fn append(&mut self, response: ReadSegmentsResponse, now: Instant) -> Result<usize, Error> {
         match stream_from_wire(response.stream.as_ref()) {
             Ok(stream) if stream == self.stream => {}
             Ok(stream) => {
@@ -156,6 +186,17 @@ impl Tail {
         self.waits_beyond = waits_beyond;
     }
 
+    /// No replica answered: they rest, and what is held stays.
+    pub(crate) fn unanswered(&mut self, pause: Duration, now: Instant) {
+        self.silent = self.silent.saturating_add(1);
+        self.ask_after = Some(now + pause);
+    }
+
+    /// How often in a row no replica answered.
+    pub(crate) fn silent(&self) -> u32 {
+        self.silent
+    }
+
     /// Forgets what it holds and where it stands, and pauses.
     pub(crate) fn failed(&mut self, pause: Duration, now: Instant) {
         let (turn, failures) = (self.turn + 1, self.failures + 1);
@@ -203,12 +244,12 @@ mod tests {
     async fn follows_replicas_that_are_ahead_and_behind() {
         let now = Instant::now();
         let mut tail = Tail::new(ShardId(2), stream());
-        assert_eq!(tail.take(answer(10, &[(11, 20), (21, 30)]), now).expect("dense"), 20);
+        assert_eq!(tail.take(0, answer(10, &[(11, 20), (21, 30)]), now).expect("dense"), 20);
         assert_eq!((tail.done(), tail.cursor(), tail.lag()), (10, 30, 90));
         // A replica behind: nothing new, and nothing twice.
-        assert_eq!(tail.take(answer(0, &[(1, 10), (11, 20)]), now).expect("old"), 0);
+        assert_eq!(tail.take(0, answer(0, &[(1, 10), (11, 20)]), now).expect("old"), 0);
         // A replica that was trimmed by another compactor's acknowledgement, beyond what is held.
-        assert_eq!(tail.take(answer(40, &[(41, 50)]), now).expect("trimmed is committed"), 10);
+        assert_eq!(tail.take(0, answer(40, &[(41, 50)]), now).expect("trimmed is committed"), 10);
         assert_eq!((tail.done(), tail.cursor(), tail.held_bytes()), (40, 50, 10));
         tail.succeeded(45, Some(7));
         assert_eq!((tail.done(), tail.held_bytes()), (45, 10), "a segment half done is kept");
@@ -220,17 +261,46 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn silence_forgets_nothing() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let mut tail = Tail::new(ShardId(2), stream());
+        tail.take(0, answer(10, &[(11, 20)]), now).expect("dense");
+        tail.unanswered(second, now);
+        assert_eq!((tail.done(), tail.cursor(), tail.held_since(), tail.silent()), (10, 20, Some(now), 1));
+        assert!(!tail.may_ask(now) && tail.may_ask(now + second));
+        assert!(tail.is_awake(now) && tail.has_work(now, 7), "it may be flushed meanwhile");
+        tail.unanswered(second, now);
+        assert_eq!(tail.silent(), 2);
+        tail.take(1, answer(10, &[]), now).expect("nothing new");
+        assert_eq!((tail.silent(), tail.turn, tail.held_bytes()), (0, 1, 10));
+        assert!(tail.may_ask(now));
+    }
+
+    #[tokio::test]
+    async fn stays_with_a_replica_until_it_had_nothing_new_for_a_while() {
+        let now = Instant::now();
+        let mut tail = Tail::new(ShardId(2), stream());
+        let mut turn_after = |turn, segments: &[(u64, u64)]| {
+            tail.take(turn, answer(0, segments), now).expect("dense");
+            tail.turn
+        };
+        assert_eq!([turn_after(1, &[]), turn_after(1, &[]), turn_after(1, &[(1, 5)])], [1, 1, 1]);
+        assert_eq!([turn_after(1, &[]), turn_after(1, &[]), turn_after(1, &[])], [1, 1, 2]);
+        assert_eq!([turn_after(2, &[]), turn_after(2, &[(6, 9)])], [2, 2]);
+    }
+
+    #[tokio::test]
     #[cfg_attr(debug_assertions, should_panic(expected = "CL-2"))]
     async fn a_gap_is_refused() {
         let mut tail = Tail::new(ShardId(2), stream());
-        let refused = tail.take(answer(10, &[(12, 20)]), Instant::now());
+        let refused = tail.take(0, answer(10, &[(12, 20)]), Instant::now());
         assert!(matches!(refused, Err(Error::Gap { expected: 11, got: 12, .. })));
     }
 
     #[tokio::test]
     async fn another_stream_is_refused() {
         let mut tail = Tail::new(ShardId(2), StreamId { incarnation: 2, ..stream() });
-        let refused = tail.take(answer(10, &[]), Instant::now());
+        let refused = tail.take(0, answer(10, &[]), Instant::now());
         assert!(matches!(refused, Err(Error::OtherStream { .. })));
     }
 }

@@ -5,16 +5,18 @@ use std::io;
 use std::path::Path;
 
 /// Creates the directory and those above it that are missing, and syncs each one's parent: a file is only as durable
-/// as the path to it.
-pub(crate) fn create_synced(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
-    }
+/// as the path to it. The parent is synced even if the directory is there: whoever made it may not have come so far.
+///
+/// # Errors
+/// When the directory cannot be made or its parent cannot be synced.
+pub fn create_synced(dir: &Path) -> io::Result<()> {
     let parent = match dir.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),
     };
-    create_synced(parent)?;
+    if !parent.is_dir() {
+        create_synced(parent)?;
+    }
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}

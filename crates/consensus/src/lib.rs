@@ -29,6 +29,7 @@ pub mod state_machine_adapter;
 mod stats;
 pub mod type_config;
 
+pub use dirs::create_synced;
 pub use error::{Error, ProposeError, ReadError, WaitError};
 pub use group::{Group, GroupSpec, GroupStatus, Member, Role};
 pub use leadership::Leadership;

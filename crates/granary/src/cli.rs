@@ -53,19 +53,26 @@ pub(crate) fn main() -> ExitCode {
 
 fn start(cli: Cli) -> anyhow::Result<()> {
     let config = settings::load(&cli.global, &cli.command)?;
-    let serves = matches!(
-        cli.command,
-        Command::Dev(_) | Command::Node(_) | Command::Router(_) | Command::Compactor(_) | Command::Query(_)
-    );
     // Progress bars and answers are not to be torn by information; what is asked for explicitly is given.
-    let quiet = !serves && config.log.filter == Config::default().log.filter;
+    let quiet = !serves(&cli.command) && config.log.filter == Config::default().log.filter;
     let filter = if quiet { "warn" } else { config.log.filter.as_str() };
     telemetry::init(filter, config.log.format)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run(cli, config))
 }
 
+/// Whether the command runs until it is told to stop.
+fn serves(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Dev(_) | Command::Node(_) | Command::Router(_) | Command::Compactor(_) | Command::Query(_)
+    )
+}
+
 async fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
     let platform = Platform::system();
+    if serves(&cli.command) {
+        roles::ports::listen_for_signals(&platform)?;
+    }
     let Cli { global, command } = cli;
     match command {
         Command::Demo(args) => Box::pin(run_demo(args, config, platform, Output::new(global.output))).await,
@@ -79,7 +86,11 @@ async fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
         command => {
             let context =
                 Context { client: Client::new(&global.endpoint, global.timeout)?, output: Output::new(global.output) };
-            client_command(&context, command, &global).await
+            let answered = tokio::time::timeout(global.timeout, client_command(&context, command, &global)).await;
+            answered.unwrap_or_else(|_| {
+                let message = format!("no answer from {} within {:?}", global.endpoint, global.timeout);
+                Err(granary_types::Error::new(granary_types::ErrorKind::Unknown, message).into())
+            })
         }
     }
 }

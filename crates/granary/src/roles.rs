@@ -10,7 +10,7 @@
 
 pub(crate) mod dev;
 mod parts;
-mod ports;
+pub(crate) mod ports;
 
 use std::sync::Arc;
 
@@ -40,15 +40,17 @@ pub(crate) async fn node(config: Config, platform: Platform) -> anyhow::Result<(
     // The node has no place until enough seeds answer: being told to stop must not wait for that.
     let node = tokio::select! {
         node = granary_node::Node::start(settings, &platform, listener, &registry) => Arc::new(node?),
-        () = until_told_to_stop() => return Ok(()),
+        told = until_told_to_stop(&platform) => return told,
     };
     let asked = Arc::clone(&node);
     let ready = Arc::new(move || if asked.is_ready() { Ok(()) } else { Err("replicas have no leader yet".to_owned()) });
     let server = serve(&platform, probes, Probes::new(registry, ready).into_service());
-    until_told_to_stop().await;
+    let told = until_told_to_stop(&platform).await;
+    node.hand_over().await;
     node.stop().await;
     platform.begin_shutdown();
-    server.await.context("serve probes")
+    server.await.context("serve probes")?;
+    told
 }
 
 /// Serves the public API until told to stop.
@@ -63,9 +65,10 @@ pub(crate) async fn router(config: Config, platform: Platform) -> anyhow::Result
     let api = granary_api::Api::new(router, parts.api(), registry, readiness).into_service().await?;
     tracing::info!(listen = %listener.local_addr()?, "router serves");
     let server = serve(&platform, listener, api);
-    until_told_to_stop().await;
+    let told = until_told_to_stop(&platform).await;
     platform.begin_shutdown();
-    server.await.context("serve the public API")
+    server.await.context("serve the public API")?;
+    told
 }
 
 /// Moves the change log into the offline store until told to stop.
@@ -81,13 +84,14 @@ pub(crate) async fn compactor(config: Config, platform: Platform) -> anyhow::Res
     let stop = platform.clone();
     let (told, ()) = tokio::join!(
         async move {
-            until_told_to_stop().await;
+            let told = until_told_to_stop(&stop).await;
             stop.begin_shutdown();
+            told
         },
         compactor.run(),
     );
-    let () = told;
-    server.await.context("serve probes")
+    server.await.context("serve probes")?;
+    told
 }
 
 /// Serves SQL and point-in-time joins until told to stop.
@@ -108,10 +112,10 @@ pub(crate) async fn query(config: Config, platform: Platform) -> anyhow::Result<
     let port = ports::grpc_service(QueryServer::new(service)).await?;
     tracing::info!(listen = %listener.local_addr()?, "query service serves");
     let server = serve(&platform, listener, port);
-    until_told_to_stop().await;
+    let told = until_told_to_stop(&platform).await;
     platform.begin_shutdown();
     server.await.context("serve queries")?;
     probes.await.context("serve probes")?;
     runtime.shutdown_background();
-    Ok(())
+    told
 }

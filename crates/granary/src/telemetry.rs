@@ -3,6 +3,7 @@
 //! Lines go to standard error, answers of commands to standard output. Each role registers its own metrics in the
 //! registry that [`registry`] makes; here are only those of the process.
 
+use std::io::IsTerminal;
 use std::panic;
 
 use anyhow::{Context, anyhow};
@@ -15,15 +16,19 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
+/// Libraries whose information is about their own insides. A directive of the user for one of them wins.
+const QUIET: &str = "openraft=warn,chunked_wal=warn,raft_log=warn,h2=warn,hyper_util=warn";
+
 /// Starts logging to standard error and logs panics from now on. Once for each process.
 ///
 /// # Errors
 /// Directives that cannot be parsed, or logging that was started before.
 pub(crate) fn init(filter: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+    let filter = EnvFilter::try_new(format!("{QUIET},{filter}")).map_err(|error| {
         granary_types::Error::invalid(format!("log.filter: {filter:?} is not a list of directives: {error}"))
     })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let colours = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
     let started = match format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().try_init(),

@@ -139,7 +139,11 @@ impl Batcher {
                 batch.push(next);
             }
             self.slow_down().await;
-            self.propose(batch, permit);
+            // Whoever has given up meanwhile asks again; its first try need not go through the Raft log too.
+            batch.retain(|submission| !submission.answer.is_closed());
+            if !batch.is_empty() {
+                self.propose(batch, permit);
+            }
         }
     }
 
@@ -158,7 +162,9 @@ impl Batcher {
             writes.extend(submission.writes);
         }
         self.metrics.writes_per_entry.observe(writes.len() as f64);
-        let command = Command::Write(internal::WriteBatch { stamp: self.platform.now_nanos(), writes });
+        let change_log_budget = self.store.change_log_budget();
+        let command =
+            Command::Write(internal::WriteBatch { stamp: self.platform.now_nanos(), writes, change_log_budget });
         let command = Bytes::from(internal::ShardCommand { command: Some(command) }.encode_to_vec());
         let group = self.group.clone();
         self.platform.spawn(TaskKind::Request, "propose-writes", async move {

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use granary_consensus::create_synced;
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,24 @@ pub enum Error {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// The file is JSON but not an identity.
+    #[error("identity file says what cannot be: path={path} field={field}")]
+    Senseless {
+        /// The file.
+        path: PathBuf,
+        /// What makes no sense.
+        field: &'static str,
+    },
+    /// The identity says that the replica ran here, but its Raft log is gone: it may have voted.
+    #[error(
+        "raft log of shard {shard} replica {replica} is missing under an identity that had it; the replica must be replaced, not restarted"
+    )]
+    LogMissing {
+        /// The shard.
+        shard: ShardId,
+        /// The replica.
+        replica: ReplicaId,
     },
     /// A newer Granary wrote it.
     #[error("identity file has format {found}, this build reads {FORMAT}")]
@@ -83,6 +102,23 @@ pub struct MetaMember {
 struct ReplicaSeat {
     shard: u32,
     replica: u64,
+    /// It took part in its group: from then on its Raft log must be there.
+    started: bool,
+}
+
+impl OnDisk {
+    /// An id that cannot be read must not pass for none: the node would found or join as somebody else.
+    fn check(&self, path: &Path) -> Result<(), Error> {
+        let senseless = |field| Error::Senseless { path: path.to_owned(), field };
+        if unhex(&self.uuid).is_none() {
+            return Err(senseless("uuid"));
+        }
+        match &self.cluster {
+            Some(cluster) if unhex(cluster).is_none() => Err(senseless("cluster")),
+            Some(_) if self.node == 0 => Err(senseless("node")),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A locked data directory and the identity in it.
@@ -100,7 +136,7 @@ impl Identity {
     /// # Errors
     /// When the directory is in use, or the file is damaged or cannot be written.
     pub fn open(dir: &Path, fresh_uuid: u128) -> Result<Self, Error> {
-        fs::create_dir_all(dir)?;
+        create_synced(dir)?;
         let lock = File::create(dir.join(LOCK))?;
         lock.try_lock().map_err(|_| Error::InUse { path: dir.to_owned() })?;
         let path = dir.join(FILE);
@@ -110,6 +146,7 @@ impl Identity {
                 if state.format != FORMAT {
                     return Err(Error::Format { found: state.format });
                 }
+                state.check(&dir.join(FILE))?;
                 state
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -160,17 +197,42 @@ impl Identity {
         self.save().inspect_err(|_| self.state = before)
     }
 
-    /// Whether the replica was ever created on this disk.
-    pub fn has_replica(&self, shard: ShardId, replica: ReplicaId) -> bool {
-        self.state.replicas.iter().any(|seat| seat.shard == shard.0 && seat.replica == replica.0)
-    }
-
-    /// Notes, durably, that the replica is created on this disk: before its first vote.
+    /// Gives the replica a directory for its Raft log, `log`, and notes it, durably: before its first vote.
     ///
     /// # Errors
-    /// When the disk refuses; the replica must not start.
-    pub fn add_replica(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
-        self.state.replicas.push(ReplicaSeat { shard: shard.0, replica: replica.0 });
+    /// [`Error::LogMissing`] when the replica took part in its group before and the directory is gone or empty: with
+    /// an empty log it could vote a second time. When the disk refuses; the replica must not start.
+    pub fn claim(&mut self, shard: ShardId, replica: ReplicaId, log: &Path) -> Result<(), Error> {
+        let seat = self.state.replicas.iter().find(|seat| (seat.shard, seat.replica) == (shard.0, replica.0));
+        if seat.is_some_and(|seat| seat.started) {
+            let holds_files = fs::read_dir(log).is_ok_and(|mut files| files.next().is_some());
+            return if holds_files { Ok(()) } else { Err(Error::LogMissing { shard, replica }) };
+        }
+        create_synced(log)?;
+        if seat.is_none() {
+            self.add(ReplicaSeat { shard: shard.0, replica: replica.0, started: false })?;
+        }
+        Ok(())
+    }
+
+    /// Notes, durably, that the replica takes part in its group: before anybody can reach it.
+    ///
+    /// # Errors
+    /// When the disk refuses; the replica must stop.
+    pub fn note_started(&mut self, shard: ShardId, replica: ReplicaId) -> Result<(), Error> {
+        let seat = |seat: &&mut ReplicaSeat| (seat.shard, seat.replica) == (shard.0, replica.0);
+        match self.state.replicas.iter_mut().find(seat) {
+            Some(seat) if seat.started => Ok(()),
+            Some(seat) => {
+                seat.started = true;
+                self.save()
+            }
+            None => self.add(ReplicaSeat { shard: shard.0, replica: replica.0, started: true }),
+        }
+    }
+
+    fn add(&mut self, seat: ReplicaSeat) -> Result<(), Error> {
+        self.state.replicas.push(seat);
         let saved = self.save();
         if saved.is_err() {
             self.state.replicas.pop();
@@ -211,13 +273,29 @@ mod tests {
         assert_eq!((identity.uuid(), identity.membership()), (7, None));
         assert!(matches!(Identity::open(dir.path(), 8), Err(Error::InUse { .. })));
         identity.join(ClusterId(9), NodeId(2), None).expect("joins");
-        identity.add_replica(ShardId(1), ReplicaId(4)).expect("notes the replica");
         assert!(identity.join(ClusterId(10), NodeId(2), None).is_err());
         drop(identity);
         let identity = Identity::open(dir.path(), 8).expect("opens again");
         assert_eq!((identity.uuid(), identity.membership()), (7, Some((ClusterId(9), NodeId(2)))));
-        assert!(identity.has_replica(ShardId(1), ReplicaId(4)));
-        assert!(!identity.has_replica(ShardId(1), ReplicaId(5)));
+    }
+
+    #[test]
+    fn a_replica_that_lost_its_log_never_starts_again() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let (shard, replica, log) = (ShardId(1), ReplicaId(4), dir.path().join("shards/1-4/log"));
+        let mut identity = Identity::open(dir.path(), 7).expect("a new identity");
+        identity.claim(shard, replica, &log).expect("a new seat");
+        identity.claim(shard, replica, &log).expect("again, as it never started");
+        fs::write(log.join("wal"), b"entries").expect("writes");
+        identity.note_started(shard, replica).expect("noted");
+        drop(identity);
+        let mut identity = Identity::open(dir.path(), 8).expect("opens again");
+        identity.claim(shard, replica, &log).expect("its log is there");
+        fs::remove_file(log.join("wal")).expect("removes");
+        assert!(matches!(identity.claim(shard, replica, &log), Err(Error::LogMissing { .. })), "an emptied log");
+        fs::remove_dir(&log).expect("removes");
+        assert!(matches!(identity.claim(shard, replica, &log), Err(Error::LogMissing { .. })), "a log that is gone");
+        identity.claim(shard, ReplicaId(5), &log).expect("another replica is another seat");
     }
 
     #[test]
@@ -225,5 +303,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         fs::write(dir.path().join(FILE), b"{").expect("writes");
         assert!(matches!(Identity::open(dir.path(), 1), Err(Error::Damaged { .. })));
+        let senseless = r#"{"format":1,"uuid":"x","cluster":null,"node":0,"meta":null,"replicas":[]}"#;
+        fs::write(dir.path().join(FILE), senseless).expect("writes");
+        assert!(matches!(Identity::open(dir.path(), 1), Err(Error::Senseless { .. })));
     }
 }

@@ -1,6 +1,10 @@
 //! The node's metrics. Labels are shards and error kinds, never identifiers of records.
 
+use std::sync::Arc;
+
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use crate::replica::Replica;
 
 /// Counters and gauges of one node.
 #[derive(Debug)]
@@ -54,5 +58,25 @@ impl Metrics {
                 "Low 63 bits of the state hash at granary_node_applied_index; equal on replicas at the same index",
             )?,
         })
+    }
+
+    /// Takes the gauges from the replicas that run now.
+    pub(crate) fn export(&self, replicas: &[Arc<Replica>]) {
+        for replica in replicas {
+            let shard = replica.shard().to_string();
+            let (status, log) = (replica.store().status(), replica.store().change_log());
+            let set = |gauge: &IntGaugeVec, value: u64| {
+                gauge.with_label_values(&[&shard]).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.cells, status.cells);
+            set(&self.memory_table_bytes, status.memory_table_bytes as u64);
+            set(&self.change_log_bytes, log.bytes);
+            set(&self.change_log_events, log.last_sequence - log.trimmed_sequence);
+            set(&self.leader, u64::from(replica.leads()));
+            set(&self.applied_index, status.applied_index);
+            if let Some(hash) = status.state_hash {
+                set(&self.state_hash, u64::try_from(hash & u128::from(u64::MAX >> 1)).unwrap_or(0));
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use granary_catalog::{CatalogView, ShardEntry};
-use granary_consensus::{ConsensusService, Group, GroupSpec, Member as RaftMember, PeerPool, PeerSettings};
+use granary_consensus::{ConsensusService, Group, GroupSpec, Member as RaftMember, PeerPool, PeerSettings, Role};
 use granary_platform::{Platform, TaskKind};
 use granary_proto::convert::u128_to_wire;
 use granary_proto::internal::{self, meta_client::MetaClient, meta_command::Command, meta_reply};
@@ -18,6 +18,7 @@ use granary_store::memory::MemoryEngine;
 use granary_store_sled::Trust;
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use parking_lot::Mutex;
+use prost::Message;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -126,7 +127,12 @@ impl Node {
         };
         let (cluster, node) = bootstrap.run().await.ok_or(Error::Stopped)?;
         let start = Start { settings, platform: platform.clone(), cluster, node, peers, consensus };
-        let meta = start.meta_replica(&opened.identity).await?;
+        let meta = start.meta_replica(&opened.identity).await.unwrap_or_else(|error| {
+            // Data is served without the meta group; the catalog comes from the other seeds.
+            tracing::error!(%error, "the replica of the meta group does not start");
+            replicas.set_note(ShardId::META, error.to_string());
+            None
+        });
         let meta_group = meta.as_ref().map(|meta| meta.group.clone());
         start.follow_catalog(meta.as_ref(), publish);
         let engine = opened.engine.name();
@@ -136,7 +142,7 @@ impl Node {
         if let Some(group) = &meta_group {
             start.lay_out_shards(group.clone(), catalog.clone());
         }
-        let supervisor = start.supervise(opened, catalog.clone(), Arc::clone(&replicas), metrics);
+        let supervisor = start.supervise(opened, catalog.clone(), Arc::clone(&replicas), meta_group.clone(), metrics);
         Ok(Self {
             platform,
             catalog,
@@ -163,6 +169,16 @@ impl Node {
         self.meta_service.clone()
     }
 
+    /// Whether this node has a replica of the meta group.
+    pub fn has_meta(&self) -> bool {
+        self.meta.is_some()
+    }
+
+    /// Whether this node leads the shard and has opened its slots: somebody can be served.
+    pub fn serves(&self, shard: ShardId) -> bool {
+        self.replicas.get(shard).is_some_and(|replica| replica.leads() && replica.store().status().slots > 0)
+    }
+
     /// Whether every replica that the catalog puts here runs and knows a leader.
     pub fn is_ready(&self) -> bool {
         let catalog = Arc::clone(&self.catalog.borrow());
@@ -176,14 +192,17 @@ impl Node {
         !catalog.shards().is_empty() && catalog.shards().iter().filter(|s| mine(s)).all(|s| serves(s.id))
     }
 
-    /// Stops in order: hands over leadership where it can, stops the replicas, closes the engine, closes the port.
+    /// Hands leadership of its groups to other nodes, as far as that can be had within an election's time. A courtesy
+    /// to writers before [`Self::stop`]; of no use when the whole cluster stops.
+    pub async fn hand_over(&self) {
+        let replicas = self.replicas.all();
+        let groups = replicas.iter().map(|replica| replica.group()).chain(&self.meta);
+        let led = groups.filter(|group| group.status().role == Role::Leader);
+        futures::future::join_all(led.map(Group::transfer_leadership)).await;
+    }
+
+    /// Stops in order: the replicas, the engine, the port.
     pub async fn stop(&self) {
-        for replica in self.replicas.all() {
-            if replica.leads() {
-                // A courtesy: without it the others elect after a timeout.
-                replica.group().transfer_leadership().await;
-            }
-        }
         self.platform.begin_shutdown();
         if let Some(meta) = &self.meta {
             meta.shutdown().await;
@@ -194,6 +213,14 @@ impl Node {
                 tracing::error!(%error, "stop");
             }
         }
+    }
+}
+
+/// A layout that the meta group refuses, such as more replicas than nodes, needs a person.
+fn log_refusal(reply: &[u8]) {
+    let reply = internal::MetaReply::decode(reply).ok().and_then(|reply| reply.result);
+    if let Some(meta_reply::Result::Error(refused)) = reply {
+        tracing::error!(message = refused.message, "the meta group refuses the layout of shards");
     }
 }
 
@@ -286,17 +313,19 @@ impl Start {
             replica: ReplicaId(seat.replica),
             dir: self.settings.data_dir.join("meta"),
         };
+        let claim = |error| Error::Identity { path: self.settings.data_dir.clone(), source: error };
+        identity.lock().claim(spec.group, spec.replica, &spec.dir.join("log")).map_err(claim)?;
+        let replica = spec.replica;
         let peers = Arc::clone(&self.peers);
         let group = Group::start(spec, self.settings.consensus.clone(), machine, peers, self.platform.clone()).await?;
+        identity.lock().note_started(ShardId::META, replica).map_err(claim)?;
         self.consensus.register(group.clone());
-        if seat.members.first().is_some_and(|first| first.node == self.node.0) {
-            let member = |member: &crate::identity::MetaMember| RaftMember {
-                replica: ReplicaId(member.node),
-                node: NodeId(member.node),
-                address: member.address.clone(),
-            };
-            group.initialize(seat.members.iter().map(member).collect()).await?;
-        }
+        let member = |member: &crate::identity::MetaMember| RaftMember {
+            replica: ReplicaId(member.node),
+            node: NodeId(member.node),
+            address: member.address.clone(),
+        };
+        group.initialize(seat.members.iter().map(member).collect()).await?;
         Ok(Some(MetaReplica { group, published }))
     }
 
@@ -373,7 +402,9 @@ impl Start {
                     });
                     let command = internal::MetaCommand { command: Some(command) };
                     // Idempotent, and only the leader's proposal goes through.
-                    drop(group.propose(prost::Message::encode_to_vec(&command).into()).await);
+                    if let Ok(proposed) = group.propose(command.encode_to_vec().into()).await {
+                        log_refusal(&proposed.reply);
+                    }
                 }
                 tokio::select! {
                     changed = catalog.changed() => if changed.is_err() { return },
@@ -389,6 +420,7 @@ impl Start {
         opened: Opened,
         catalog: watch::Receiver<Arc<CatalogView>>,
         replicas: Arc<Replicas>,
+        meta: Option<Group>,
         metrics: Arc<Metrics>,
     ) -> JoinHandle<()> {
         let supervisor = Supervisor {
@@ -403,6 +435,7 @@ impl Start {
             peers: self.peers,
             consensus: self.consensus,
             replicas,
+            meta,
             metrics,
         };
         self.platform.spawn(TaskKind::Service, "supervisor", supervisor.run(catalog))

@@ -17,6 +17,7 @@ use granary_proto::internal::{self, shard_command::Command};
 use granary_shard::{PinnedSnapshot, ShardStore};
 use granary_types::{Error, ErrorKind, NodeId, ShardId, StreamId};
 use prost::Message;
+use tokio::time::Instant;
 
 use crate::freshness::Freshness;
 use crate::group_commit::{WriteError, WriteQueue, Written, write_error};
@@ -72,8 +73,6 @@ pub(crate) struct Parts {
     /// The shard's slots by the catalog, given to it when it has none of its own.
     pub(crate) slots: Vec<u32>,
     pub(crate) members: Vec<Member>,
-    /// Whether this node initialises the group: exactly one of its members does.
-    pub(crate) initialises: bool,
     pub(crate) store: Arc<ShardStore>,
 }
 
@@ -122,19 +121,19 @@ impl Replica {
             read_wait: settings.read_wait,
             dir,
         });
-        if parts.initialises {
-            let (group, members) = (replica.group.clone(), parts.members);
-            platform.spawn(TaskKind::Request, "initialise-shard", async move {
-                if let Err(error) = group.initialize(members).await {
-                    tracing::error!(%shard, %error, "initialise shard");
-                }
-            });
-        }
+        // Every member does, with the same members: one that dies early must not leave the group without a leader.
+        let (group, members) = (replica.group.clone(), parts.members);
+        platform.spawn(TaskKind::Request, "initialise-shard", async move {
+            if let Err(error) = group.initialize(members).await {
+                tracing::error!(%shard, %error, "initialise shard");
+            }
+        });
         let duties = LeaderDuties {
             replica: Arc::clone(&replica),
             slots: parts.slots,
             seal_interval: settings.seal_interval,
             seal_bytes: settings.seal_bytes,
+            open_since: None,
         };
         platform.spawn(TaskKind::Request, "leader-duties", duties.run());
         Ok(replica)
@@ -311,10 +310,12 @@ struct LeaderDuties {
     slots: Vec<u32>,
     seal_interval: Duration,
     seal_bytes: u64,
+    /// The open segment, by the last event sealed before it, and since when this replica has seen events in it.
+    open_since: Option<(u64, Instant)>,
 }
 
 impl LeaderDuties {
-    async fn run(self) {
+    async fn run(mut self) {
         let platform = self.replica.platform.clone();
         let tick = (self.seal_interval / 4).max(Duration::from_millis(10));
         loop {
@@ -336,7 +337,7 @@ impl LeaderDuties {
         }
     }
 
-    fn due(&self) -> Option<Command> {
+    fn due(&mut self) -> Option<Command> {
         let store = &self.replica.store;
         if store.status().slots == 0 {
             return Some(Command::OpenSlots(internal::OpenSlots {
@@ -346,10 +347,20 @@ impl LeaderDuties {
             }));
         }
         let open = store.open_segment();
-        let now = self.replica.platform.now_nanos();
-        let oldest = open.oldest_stamp?;
-        let age = Duration::from_nanos(now.saturating_sub(oldest.0));
-        let seal = open.bytes >= self.seal_bytes || age >= self.seal_interval;
-        seal.then_some(Command::Seal(internal::SealSegment { stamp: now }))
+        if open.events == 0 {
+            self.open_since = None;
+            return None;
+        }
+        // By this process's own clock: stamps may lie ahead of it, after a leader whose clock did.
+        let (now, sealed) = (self.replica.platform.instant(), store.change_log().sealed_sequence);
+        let since = match self.open_since {
+            Some((segment, since)) if segment == sealed => since,
+            _ => {
+                self.open_since = Some((sealed, now));
+                now
+            }
+        };
+        let seal = open.bytes >= self.seal_bytes || now.duration_since(since) >= self.seal_interval;
+        seal.then(|| Command::Seal(internal::SealSegment { stamp: self.replica.platform.now_nanos() }))
     }
 }

@@ -1,20 +1,25 @@
 //! Starts the replicas that the catalog puts on this node, and rebuilds one whose state failed (ST-1).
+//!
+//! A replica runs, waits to be tried again, or stays stopped because its disk needs a person. What the engine as a
+//! whole refuses (damage found while running, a full disk) ends the process: the next start moves the engine's
+//! directory aside and rebuilds every replica from snapshot and Raft log.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_catalog::{CatalogView, ShardEntry};
-use granary_consensus::{ConsensusService, GroupSpec, Member, PeerPool};
+use granary_catalog::{CatalogView, ReplicaEntry, ShardEntry};
+use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool};
 use granary_platform::Platform;
 use granary_shard::{ShardStore, TreeTrust};
 use granary_store::{Engine, Tree};
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use crate::identity::Identity;
+use crate::identity::{self, Identity};
 use crate::replica::{Parts, Replica};
 use crate::{Metrics, Settings};
 
@@ -22,25 +27,17 @@ use crate::{Metrics, Settings};
 const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// A replica that failed so often since the process started stays stopped: its disk needs a person.
 const REBUILDS_MAX: u32 = 3;
-/// How the note of a replica begins that stays stopped.
-const STOPPED: &str = "stopped";
+/// The pause before a replica that did not start is tried again.
+const RETRY: Duration = Duration::from_secs(3);
+/// How long one peer may take to send a snapshot.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What can keep a replica from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The identity says the replica was created here, but its Raft log is gone: it may have voted.
-    #[error(
-        "raft log of shard {shard} replica {replica} is missing under an identity that had it; the replica must be replaced, not restarted"
-    )]
-    LogMissing {
-        /// The shard.
-        shard: ShardId,
-        /// The replica.
-        replica: ReplicaId,
-    },
-    /// The identity could not be written.
+    /// Its Raft log is missing, or the identity could not be written.
     #[error(transparent)]
-    Identity(#[from] crate::identity::Error),
+    Identity(#[from] identity::Error),
     /// The engine or the tree failed.
     #[error(transparent)]
     Engine(#[from] granary_store::Error),
@@ -50,30 +47,74 @@ pub enum Error {
     /// The Raft group failed.
     #[error(transparent)]
     Consensus(#[from] granary_consensus::Error),
+    /// The catalog lacks a node that it puts a replica on.
+    #[error("the catalog lacks a member's node")]
+    MemberUnknown,
 }
 
-/// The replicas running on this node, by shard.
+impl Error {
+    /// Whether another try would fail the same way: the replica's own log is gone or damaged.
+    fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Identity(identity::Error::LogMissing { .. })
+                | Self::Consensus(granary_consensus::Error::LogDamaged { .. })
+        )
+    }
+
+    /// Whether the engine failed, and with it every replica of the node.
+    fn is_of_the_engine(&self) -> bool {
+        match self {
+            Self::Engine(_) => true,
+            Self::Store(error) => is_of_the_engine(error),
+            _ => false,
+        }
+    }
+}
+
+fn is_of_the_engine(error: &granary_shard::Error) -> bool {
+    matches!(error, granary_shard::Error::Engine(_) | granary_shard::Error::EnginePanicked(_))
+}
+
+/// Where a replica of this node stands.
+#[derive(Debug)]
+enum Seat {
+    Running(Arc<Replica>),
+    /// It did not start; tried again then.
+    Waiting(Instant),
+    /// It needs a person.
+    Stopped,
+}
+
+/// The replicas of this node, by shard.
 #[derive(Debug, Default)]
 pub struct Replicas {
-    running: RwLock<HashMap<ShardId, Arc<Replica>>>,
-    /// Why a shard's state was rebuilt or its replica did not start, for `status`.
+    seats: RwLock<HashMap<ShardId, Seat>>,
+    /// Why a shard's state was rebuilt or its replica does not run, for `status`.
     notes: Mutex<HashMap<ShardId, String>>,
 }
 
 impl Replicas {
     /// The replica of `shard`, if it runs here.
     pub fn get(&self, shard: ShardId) -> Option<Arc<Replica>> {
-        self.running.read().get(&shard).cloned()
+        match self.seats.read().get(&shard) {
+            Some(Seat::Running(replica)) => Some(Arc::clone(replica)),
+            _ => None,
+        }
     }
 
-    /// All of them, by shard.
+    /// All that run, by shard.
     pub fn all(&self) -> Vec<Arc<Replica>> {
-        let mut all: Vec<_> = self.running.read().values().cloned().collect();
+        let running = |seat: &Seat| match seat {
+            Seat::Running(replica) => Some(Arc::clone(replica)),
+            Seat::Waiting(_) | Seat::Stopped => None,
+        };
+        let mut all: Vec<_> = self.seats.read().values().filter_map(running).collect();
         all.sort_by_key(|replica| replica.shard());
         all
     }
 
-    /// What was noted of a shard: why it was rebuilt or did not start.
+    /// What was noted of a shard: why it was rebuilt or does not run.
     pub fn note(&self, shard: ShardId) -> Option<String> {
         self.notes.lock().get(&shard).cloned()
     }
@@ -81,6 +122,14 @@ impl Replicas {
     /// Everything noted.
     pub fn notes(&self) -> Vec<(ShardId, String)> {
         self.notes.lock().iter().map(|(shard, note)| (*shard, note.clone())).collect()
+    }
+
+    pub(crate) fn set_note(&self, shard: ShardId, note: String) {
+        self.notes.lock().insert(shard, note);
+    }
+
+    fn set(&self, shard: ShardId, seat: Seat) {
+        self.seats.write().insert(shard, seat);
     }
 }
 
@@ -99,6 +148,8 @@ pub(crate) struct Supervisor {
     pub(crate) peers: Arc<PeerPool>,
     pub(crate) consensus: ConsensusService,
     pub(crate) replicas: Arc<Replicas>,
+    /// The node's replica of the meta group, to be looked after too.
+    pub(crate) meta: Option<Group>,
     pub(crate) metrics: Arc<Metrics>,
 }
 
@@ -106,37 +157,50 @@ impl Supervisor {
     /// Follows the catalog until shutdown, then stops every replica and closes the engine.
     pub(crate) async fn run(self, mut catalog: watch::Receiver<Arc<CatalogView>>) {
         let mut rebuilds: HashMap<ShardId, u32> = HashMap::new();
+        // Which trees were opened in this process: only the first opening finds them as the last process left them.
+        let mut opened: HashMap<ShardId, u32> = HashMap::new();
         loop {
             let view = Arc::clone(&catalog.borrow_and_update());
-            self.start_missing(&view).await;
+            self.start_missing(&view, &mut opened).await;
             tokio::select! {
                 changed = catalog.changed() => if changed.is_err() { break },
                 () = self.platform.sleep(HEALTH_INTERVAL) => {}
                 () = self.platform.shutdown_begun() => break,
             }
             self.rebuild_failed(&view, &mut rebuilds).await;
-            self.export_metrics();
+            self.note_meta_failure();
+            self.metrics.export(&self.replicas.all());
         }
-        self.stop_all().await;
+        let view = Arc::clone(&catalog.borrow());
+        self.stop_all(&view).await;
     }
 
-    async fn start_missing(&self, view: &CatalogView) {
-        for shard in view.shards() {
-            let Some(seat) = shard.replicas.iter().find(|seat| seat.node == self.node) else { continue };
-            let noted = self.replicas.notes.lock().get(&shard.id).is_some_and(|note| note.starts_with(STOPPED));
-            if noted || self.replicas.get(shard.id).is_some() {
+    async fn start_missing(&self, view: &CatalogView, opened: &mut HashMap<ShardId, u32>) {
+        for (shard, seat) in self.seats(view) {
+            let due = match self.replicas.seats.read().get(&shard.id) {
+                None => true,
+                Some(Seat::Waiting(at)) => self.platform.instant() >= *at,
+                Some(Seat::Running(_) | Seat::Stopped) => false,
+            };
+            if !due {
                 continue;
             }
-            match self.start(view, shard, seat.replica, self.trust).await {
-                Ok(()) => {
-                    if let Some(why) = &self.rebuilt_because {
-                        self.metrics.rebuilds.with_label_values(&[&shard.id.to_string(), "untrusted-engine"]).inc();
-                        self.replicas.notes.lock().insert(shard.id, why.clone());
-                    }
-                }
-                Err(error) => self.give_up(shard.id, &error.to_string()),
+            let openings = opened.entry(shard.id).or_default();
+            let trust = if *openings == 0 { self.trust } else { after_a_try(self.trust) };
+            *openings += 1;
+            match self.start(view, shard, seat.replica, trust).await {
+                Ok(()) if *openings == 1 => self.note_rebuilt(shard.id),
+                Ok(()) => {}
+                Err(error) => self.not_started(shard.id, &error),
             }
         }
+    }
+
+    /// The shards that have a replica here, and which.
+    fn seats<'v>(&self, view: &'v CatalogView) -> impl Iterator<Item = (&'v ShardEntry, &'v ReplicaEntry)> {
+        let node = self.node;
+        let mine = move |shard: &'v ShardEntry| shard.replicas.iter().find(|seat| seat.node == node);
+        view.shards().iter().filter_map(move |shard| Some((shard, mine(shard)?)))
     }
 
     async fn start(
@@ -147,27 +211,44 @@ impl Supervisor {
         trust: TreeTrust,
     ) -> Result<(), Error> {
         let dir = self.replica_dir(shard.id, replica);
-        self.claim_seat(shard.id, replica, &dir)?;
-        let name = format!("shard-{}-replica-{replica}", shard.id);
-        let (store, rebuilt) = self.open_store(&name, trust).await?;
-        if let Some(why) = rebuilt {
-            tracing::warn!(shard = %shard.id, %why, "state is not trusted and is rebuilt from snapshot and Raft log");
-            self.metrics.rebuilds.with_label_values(&[&shard.id.to_string(), "corrupt-tree"]).inc();
-            self.replicas.notes.lock().insert(shard.id, why);
-        }
+        self.identity.lock().claim(shard.id, replica, &dir.join("log"))?;
+        let store = self.open_store(shard.id, replica, trust).await?;
         let parts = Parts {
             spec: GroupSpec { cluster: self.cluster, group: shard.id, replica, dir },
             stream: shard.stream,
             slots: slots_of(view, shard.id),
-            members: members(view, shard),
-            initialises: shard.replicas.first().is_some_and(|seat| seat.replica == replica),
+            members: members(view, shard).ok_or(Error::MemberUnknown)?,
             store,
         };
         let started = self.start_or_fetch(parts).await?;
+        self.identity.lock().note_started(shard.id, replica)?;
         self.consensus.register(started.group().clone());
-        self.replicas.running.write().insert(shard.id, started);
+        self.replicas.set(shard.id, Seat::Running(started));
         tracing::info!(shard = %shard.id, %replica, "replica started");
         Ok(())
+    }
+
+    /// Opens the store over its tree. A tree that turns out to be damaged is emptied and opened as untrusted.
+    async fn open_store(&self, shard: ShardId, replica: ReplicaId, trust: TreeTrust) -> Result<Arc<ShardStore>, Error> {
+        let (engine, settings) = (Arc::clone(&self.engine), self.settings.shard);
+        let opened = tokio::task::spawn_blocking(move || {
+            let tree: Arc<dyn Tree> = engine.tree(&format!("shard-{shard}-replica-{replica}"))?;
+            match ShardStore::open(Arc::clone(&tree), trust, settings) {
+                Err(error @ granary_shard::Error::Corrupt { .. }) => {
+                    tree.clear()?;
+                    Ok((ShardStore::open(tree, TreeTrust::Untrusted, settings)?, Some(error)))
+                }
+                other => Ok::<_, Error>((other?, None)),
+            }
+        });
+        let opened = opened.await.map_err(|error| granary_store::Error::Io(error.to_string()))?;
+        let (store, damage) = opened?;
+        if let Some(why) = damage {
+            tracing::warn!(%shard, %why, "state is not trusted and is rebuilt from snapshot and Raft log");
+            self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "corrupt-tree"]).inc();
+            self.replicas.set_note(shard, why.to_string());
+        }
+        Ok(store)
     }
 
     /// Starts the replica. One that has its Raft log but lost its snapshots takes a peer's.
@@ -176,7 +257,7 @@ impl Supervisor {
             let (peers, metrics) = (Arc::clone(&self.peers), Arc::clone(&self.metrics));
             Box::pin(Replica::start(parts, &self.settings, peers, &self.platform, metrics))
         };
-        let missing = match start(parts.clone()).await {
+        let mut missing = match start(parts.clone()).await {
             Err(error @ granary_consensus::Error::SnapshotMissing { .. }) => error,
             started => return Ok(started?),
         };
@@ -184,70 +265,53 @@ impl Supervisor {
         tracing::warn!(%shard, %missing, "asking the peers for a snapshot");
         self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "snapshot-missing"]).inc();
         for peer in parts.members.iter().filter(|member| member.replica != parts.spec.replica) {
-            match granary_consensus::fetch_snapshot(&parts.spec, &self.peers, peer).await {
-                Ok(()) => {
-                    self.replicas.notes.lock().insert(shard, format!("{missing}; taken from {}", peer.address));
-                    return Ok(start(parts).await?);
+            let fetched = granary_consensus::fetch_snapshot(&parts.spec, &self.peers, peer);
+            match tokio::time::timeout(FETCH_TIMEOUT, fetched).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::warn!(%shard, %error, "no snapshot from this peer");
+                    continue;
                 }
-                Err(error) => tracing::warn!(%shard, %error, "no snapshot from this peer"),
+                Err(_) => continue,
+            }
+            match start(parts.clone()).await {
+                // This peer's is too old as well.
+                Err(error @ granary_consensus::Error::SnapshotMissing { .. }) => missing = error,
+                started => {
+                    self.replicas.set_note(shard, format!("{missing}; taken from {}", peer.address));
+                    return Ok(started?);
+                }
             }
         }
         Err(missing.into())
     }
 
-    /// Notes the replica in the identity before its first vote, and refuses one that lost its log since.
-    fn claim_seat(&self, shard: ShardId, replica: ReplicaId, dir: &Path) -> Result<(), Error> {
-        let mut identity = self.identity.lock();
-        if identity.has_replica(shard, replica) {
-            return if dir.join("log").exists() { Ok(()) } else { Err(Error::LogMissing { shard, replica }) };
-        }
-        std::fs::create_dir_all(dir.join("log")).map_err(crate::identity::Error::Io)?;
-        identity.add_replica(shard, replica)?;
-        Ok(())
-    }
-
-    /// Opens the store over its tree. A tree that turns out to be damaged is emptied and opened as untrusted.
-    async fn open_store(&self, name: &str, trust: TreeTrust) -> Result<(Arc<ShardStore>, Option<String>), Error> {
-        let (engine, settings, name) = (Arc::clone(&self.engine), self.settings.shard, name.to_owned());
-        let opened = tokio::task::spawn_blocking(move || {
-            let tree: Arc<dyn Tree> = engine.tree(&name)?;
-            match ShardStore::open(Arc::clone(&tree), trust, settings) {
-                Err(error @ granary_shard::Error::Corrupt { .. }) => {
-                    let why = error.to_string();
-                    tree.clear()?;
-                    Ok((ShardStore::open(tree, TreeTrust::Untrusted, settings)?, Some(why)))
-                }
-                other => Ok((other?, None)),
-            }
-        });
-        opened.await.map_err(|error| granary_store::Error::Io(error.to_string()))?
-    }
-
     async fn rebuild_failed(&self, view: &CatalogView, rebuilds: &mut HashMap<ShardId, u32>) {
         for replica in self.replicas.all() {
+            let shard = replica.shard();
             let Some(failure) = replica.store().failure() else {
                 self.stop_if_log_failed(&replica).await;
                 continue;
             };
-            let shard = replica.shard();
             tracing::error!(%shard, %failure, "replica failed, stopping it");
-            self.consensus.unregister(shard);
-            self.replicas.running.write().remove(&shard);
-            replica.stop().await;
+            self.take_away(&replica).await;
             drop(replica);
+            if is_of_the_engine(&failure) {
+                self.replicas.set(shard, Seat::Stopped);
+                self.platform.fail(format!("the engine failed under shard {shard}: {failure}"));
+                return;
+            }
             let count = rebuilds.entry(shard).or_default();
             *count += 1;
-            let entry = view.shards().iter().find(|entry| entry.id == shard);
-            let seat = entry.and_then(|entry| entry.replicas.iter().find(|seat| seat.node == self.node));
-            let (Some(entry), Some(seat)) = (entry, seat) else { continue };
+            let Some((entry, seat)) = self.seats(view).find(|(entry, _)| entry.id == shard) else { continue };
             if *count > REBUILDS_MAX {
-                self.give_up(shard, &failure.to_string());
+                self.stays_stopped(shard, &failure.to_string());
                 continue;
             }
             self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "failed"]).inc();
             match self.start(view, entry, seat.replica, TreeTrust::Untrusted).await {
-                Ok(()) => drop(self.replicas.notes.lock().insert(shard, failure.to_string())),
-                Err(error) => self.give_up(shard, &error.to_string()),
+                Ok(()) => self.replicas.set_note(shard, failure.to_string()),
+                Err(error) => self.not_started(shard, &error),
             }
         }
     }
@@ -255,24 +319,63 @@ impl Supervisor {
     /// A Raft log that failed to write or sync is not tried again: what it holds is known only after a restart.
     async fn stop_if_log_failed(&self, replica: &Arc<Replica>) {
         let Some(failure) = replica.group().status().failure else { return };
+        self.take_away(replica).await;
+        self.stays_stopped(replica.shard(), &failure);
+    }
+
+    /// Like a shard's, a failed log of the meta group is for a restart; data is served without it.
+    fn note_meta_failure(&self) {
+        let Some(failure) = self.meta.as_ref().and_then(|meta| meta.status().failure) else { return };
+        if self.replicas.note(ShardId::META).is_none() {
+            tracing::error!(failure, "the replica of the meta group has stopped; restart the process");
+            self.replicas.set_note(ShardId::META, failure);
+        }
+    }
+
+    async fn take_away(&self, replica: &Arc<Replica>) {
         self.consensus.unregister(replica.shard());
-        self.replicas.running.write().remove(&replica.shard());
+        self.replicas.seats.write().remove(&replica.shard());
         replica.stop().await;
-        self.give_up(replica.shard(), &failure);
     }
 
-    fn give_up(&self, shard: ShardId, why: &str) {
+    fn note_rebuilt(&self, shard: ShardId) {
+        if let Some(why) = &self.rebuilt_because {
+            self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "untrusted-engine"]).inc();
+            self.replicas.set_note(shard, why.clone());
+        }
+    }
+
+    fn not_started(&self, shard: ShardId, error: &Error) {
+        if error.is_of_the_engine() {
+            self.replicas.set(shard, Seat::Stopped);
+            self.platform.fail(format!("the engine failed under shard {shard}: {error}"));
+        } else if error.is_final() {
+            self.stays_stopped(shard, &error.to_string());
+        } else {
+            tracing::warn!(%shard, %error, "replica does not start, trying again");
+            self.replicas.set_note(shard, format!("does not start, is tried again: {error}"));
+            self.replicas.set(shard, Seat::Waiting(self.platform.instant() + RETRY));
+        }
+    }
+
+    fn stays_stopped(&self, shard: ShardId, why: &str) {
         tracing::error!(%shard, why, "replica stays stopped");
-        self.replicas.notes.lock().insert(shard, format!("{STOPPED}: {why}"));
+        self.replicas.set_note(shard, format!("stopped: {why}"));
+        self.replicas.set(shard, Seat::Stopped);
     }
 
-    async fn stop_all(&self) {
-        // A tree whose store failed or never opened must not pass for clean at the next start.
-        let mut clean = !self.replicas.notes().iter().any(|(_, note)| note.starts_with(STOPPED));
+    /// Stops every replica, and closes the engine if every tree of this node is known to be whole: one that was left
+    /// by a crash and never opened, or whose store failed, must not pass for clean at the next start.
+    async fn stop_all(&self, view: &CatalogView) {
+        let left_by_a_crash = self.trust == TreeTrust::Trusted { clean: false };
+        let mut clean = !(left_by_a_crash && view.shards().is_empty());
+        for (shard, _) in self.seats(view) {
+            clean &= matches!(self.replicas.seats.read().get(&shard.id), Some(Seat::Running(_)));
+        }
         for replica in self.replicas.all() {
             clean &= replica.stop().await;
         }
-        self.replicas.running.write().clear();
+        self.replicas.seats.write().clear();
         if !clean {
             tracing::warn!("the engine is left as after a crash: its trees are verified at the next start");
             return;
@@ -288,24 +391,13 @@ impl Supervisor {
     fn replica_dir(&self, shard: ShardId, replica: ReplicaId) -> PathBuf {
         self.settings.data_dir.join("shards").join(format!("{shard}-{replica}"))
     }
+}
 
-    fn export_metrics(&self) {
-        for replica in self.replicas.all() {
-            let shard = replica.shard().to_string();
-            let (status, log) = (replica.store().status(), replica.store().change_log());
-            let set = |gauge: &prometheus::IntGaugeVec, value: u64| {
-                gauge.with_label_values(&[&shard]).set(i64::try_from(value).unwrap_or(i64::MAX));
-            };
-            set(&self.metrics.cells, status.cells);
-            set(&self.metrics.memory_table_bytes, status.memory_table_bytes as u64);
-            set(&self.metrics.change_log_bytes, log.bytes);
-            set(&self.metrics.change_log_events, log.last_sequence - log.trimmed_sequence);
-            set(&self.metrics.leader, u64::from(replica.leads()));
-            set(&self.metrics.applied_index, status.applied_index);
-            if let Some(hash) = status.state_hash {
-                set(&self.metrics.state_hash, u64::try_from(hash & u128::from(u64::MAX >> 1)).unwrap_or(0));
-            }
-        }
+/// What a tree is worth that a try to start has had open: at best what a crash leaves.
+fn after_a_try(trust: TreeTrust) -> TreeTrust {
+    match trust {
+        TreeTrust::Trusted { .. } => TreeTrust::Trusted { clean: false },
+        TreeTrust::Untrusted => TreeTrust::Untrusted,
     }
 }
 
@@ -313,11 +405,10 @@ fn slots_of(view: &CatalogView, shard: ShardId) -> Vec<u32> {
     view.slot_table().map(|table| table.slots_of(shard).map(|slot| u32::from(slot.0)).collect()).unwrap_or_default()
 }
 
-fn members(view: &CatalogView, shard: &ShardEntry) -> Vec<Member> {
-    let member = |seat: &granary_catalog::ReplicaEntry| Member {
-        replica: seat.replica,
-        node: seat.node,
-        address: view.node_address(seat.node).unwrap_or_default().to_owned(),
+fn members(view: &CatalogView, shard: &ShardEntry) -> Option<Vec<Member>> {
+    let member = |seat: &ReplicaEntry| {
+        let address = view.node_address(seat.node)?.to_owned();
+        Some(Member { replica: seat.replica, node: seat.node, address })
     };
     shard.replicas.iter().map(member).collect()
 }

@@ -4,9 +4,11 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures::FutureExt;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +46,7 @@ impl Randomness for SystemRandomness {
 /// What a task is, which decides what its end means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TaskKind {
-    /// Runs until shutdown; its early end is a bug and is logged as one.
+    /// Runs until shutdown. If it ends or panics before, the process fails: half a process helps nobody.
     Service,
     /// Ends by itself; dropping it loses nothing.
     Request,
@@ -56,6 +58,15 @@ pub struct Platform {
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
     shutdown: CancellationToken,
+    stop_asked: CancellationToken,
+    failure: Arc<Failure>,
+}
+
+/// Why the process cannot go on, once it cannot.
+#[derive(Debug, Default)]
+struct Failure {
+    why: OnceLock<String>,
+    happened: CancellationToken,
 }
 
 impl Platform {
@@ -66,13 +77,20 @@ impl Platform {
 
     /// A platform of the given parts.
     pub fn new(clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
-        Self { clock, randomness, shutdown: CancellationToken::new() }
+        let (shutdown, stop_asked) = (CancellationToken::new(), CancellationToken::new());
+        Self { clock, randomness, shutdown, stop_asked, failure: Arc::default() }
     }
 
     /// The same platform with a shutdown of its own below this one's: for a part that can be stopped alone.
     #[must_use]
     pub fn child(&self) -> Self {
         Self { shutdown: self.shutdown.child_token(), ..self.clone() }
+    }
+
+    /// The same platform with a shutdown of its own that this one's does not reach: for what is stopped later.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self { shutdown: CancellationToken::new(), ..self.clone() }
     }
 
     /// Nanoseconds since the Unix epoch.
@@ -105,18 +123,44 @@ impl Platform {
         tokio::time::sleep(duration).await;
     }
 
-    /// Starts a task under `name`. A service that ends before shutdown is logged as an error.
+    /// Starts a task under `name`.
     pub fn spawn<F>(&self, kind: TaskKind, name: &'static str, future: F) -> JoinHandle<()>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let shutdown = self.shutdown.clone();
+        let platform = self.clone();
         tokio::spawn(async move {
-            future.await;
-            if kind == TaskKind::Service && !shutdown.is_cancelled() {
-                tracing::error!(task = name, "service task ended before shutdown");
+            // The panic hook has told what it was.
+            let panicked = AssertUnwindSafe(future).catch_unwind().await.is_err();
+            if kind == TaskKind::Service && (panicked || !platform.is_shutting_down()) {
+                let how = if panicked { "panicked" } else { "ended before shutdown" };
+                platform.fail(format!("task {name} {how}"));
             }
         })
+    }
+
+    /// Says that somebody wants the process to end: a signal, an operator.
+    pub fn ask_to_stop(&self) {
+        self.stop_asked.cancel();
+    }
+
+    /// Returns once somebody wants the process to end.
+    pub async fn stop_asked(&self) {
+        self.stop_asked.cancelled().await;
+    }
+
+    /// Says that the process cannot go on: whoever runs it stops it with an error ([`Self::failed`]).
+    pub fn fail(&self, why: String) {
+        tracing::error!(why, "the process cannot go on");
+        // The first reason is the one to tell.
+        let _ = self.failure.why.set(why);
+        self.failure.happened.cancel();
+    }
+
+    /// Returns why the process cannot go on, once it cannot.
+    pub async fn failed(&self) -> String {
+        self.failure.happened.cancelled().await;
+        self.failure.why.get().cloned().unwrap_or_default()
     }
 
     /// Asks everything started from this platform to stop.

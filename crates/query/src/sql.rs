@@ -112,9 +112,38 @@ pub(crate) struct Session {
     tables: Arc<QueryTables>,
 }
 
+/// The longest statement, in bytes (contract 5.3).
+const SQL_BYTES_MAX: usize = 262_144;
+/// The most operators of a statement. Planning recurses once for each of a chain such as `a OR b OR c`, and an
+/// overflown stack ends the process.
+const OPERATORS_MAX: usize = 4_000;
+
+/// Refuses a statement that is too long or may nest too deep.
+fn check_size(sql: &str) -> Result<(), Error> {
+    if sql.len() > SQL_BYTES_MAX {
+        return Err(granary_types::Error::invalid(format!(
+            "a statement has at most {SQL_BYTES_MAX} bytes, got {}",
+            sql.len()
+        ))
+        .into());
+    }
+    let is_word = |word: &str| ["and", "or", "not"].iter().any(|operator| word.eq_ignore_ascii_case(operator));
+    let words = sql.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| is_word(word)).count();
+    let signs = sql.bytes().filter(|byte| b"+-*/%|&^".contains(byte)).count();
+    if words + signs > OPERATORS_MAX {
+        return Err(granary_types::Error::invalid(format!(
+            "a statement has at most {OPERATORS_MAX} operators, got about {}: use IN (...) or a join",
+            words + signs
+        ))
+        .into());
+    }
+    Ok(())
+}
+
 impl Session {
     /// Plans one query.
     pub(crate) async fn plan(&self, sql: &str) -> Result<DataFrame, Error> {
+        check_size(sql)?;
         let state = self.context.state();
         let dialect = state.config().options().sql_parser.dialect;
         let mut statement = state.sql_to_statement(sql, &dialect)?;
@@ -134,5 +163,19 @@ impl Session {
     /// A query over a table, for queries made without SQL.
     pub(crate) fn read(&self, table: Arc<dyn TableProvider>) -> Result<DataFrame, Error> {
         Ok(self.context.read_table(table)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statements_that_nest_too_deep_are_refused() {
+        let chain = |terms: usize| format!("SELECT 1 WHERE 1=1{}", " or 1=1".repeat(terms));
+        assert!(check_size(&chain(2_000)).is_ok());
+        assert!(check_size(&chain(20_000)).is_err());
+        assert!(check_size(&format!("SELECT 1{}", "+1".repeat(5_000))).is_err());
+        assert!(check_size(&"x".repeat(SQL_BYTES_MAX + 1)).is_err());
     }
 }

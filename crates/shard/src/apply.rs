@@ -16,10 +16,11 @@ use granary_proto::internal::{self as wire, ShardReply, WriteOutcome, shard_comm
 use granary_types::invariants::{Invariant, check};
 use granary_types::{Epoch, Slot, Version, Write, WriteKind, WriteStamp};
 
+use crate::Error;
 use crate::cell::{self, HardDelete, StoredCell};
 use crate::change_log::Pressure;
 use crate::control::Control;
-use crate::{Error, Rules};
+use crate::dedup::Window;
 
 /// The rows, as apply sees them.
 pub(crate) trait Rows {
@@ -34,7 +35,8 @@ pub(crate) trait Rows {
 pub(crate) struct Apply<'a, R> {
     pub(crate) control: &'a mut Control,
     pub(crate) rows: &'a R,
-    pub(crate) rules: &'a Rules,
+    /// How many write ids are remembered: the same on every replica and at every time.
+    pub(crate) window: Window,
     /// The entry's index.
     pub(crate) index: u64,
 }
@@ -68,7 +70,8 @@ impl<R: Rows> Apply<'_, R> {
         let mut accepted_offline = 0;
         for (place, write) in (0_u64..).zip(batch.writes) {
             let offline = write.offline;
-            let outcome = self.write(WriteStamp(batch.stamp.saturating_add(place)), write)?;
+            let proposed = WriteStamp(batch.stamp.saturating_add(place));
+            let outcome = self.write(proposed, write, batch.change_log_budget)?;
             let accepted = matches!(outcome.status(), Status::Applied | Status::Superseded);
             accepted_offline += u64::from(accepted && offline);
             outcomes.push(outcome);
@@ -80,7 +83,7 @@ impl<R: Rows> Apply<'_, R> {
         Ok(outcomes)
     }
 
-    fn write(&mut self, proposed: WriteStamp, message: wire::Write) -> Result<WriteOutcome, Error> {
+    fn write(&mut self, proposed: WriteStamp, message: wire::Write, budget: u64) -> Result<WriteOutcome, Error> {
         let write =
             convert::write_from_wire(message.clone()).map_err(|error| self.not_understood(error.to_string()))?;
         if let Some(stamp) = self.control.recent.stamp_of(write.id) {
@@ -90,7 +93,7 @@ impl<R: Rows> Apply<'_, R> {
         if owned != Some(write.epoch) {
             return Ok(outcome(Status::WrongShard, owned.map_or(0, |epoch| epoch.0), 0));
         }
-        let pressure = Pressure::of(self.control.change_log.bytes(), self.rules.change_log_bytes);
+        let pressure = Pressure::of(self.control.change_log.bytes(), budget);
         if write.targets.offline && pressure == Pressure::Refuse {
             return Ok(outcome(Status::ChangeLogFull, 0, 0));
         }
@@ -102,7 +105,7 @@ impl<R: Rows> Apply<'_, R> {
         if status == Status::StaleHardDelete {
             return Ok(outcome(status, 0, 0));
         }
-        self.control.recent.insert(write.id, stamp, self.rules);
+        self.control.recent.insert(write.id, stamp, self.window);
         if write.targets.offline {
             self.control.change_log.append(stamp, message);
         }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | 16 | digest: xxh3-128 of all that follows, seeded with xxh3-64 of the key |
 //! | 1 | format version, 1 |
-//! | 1 | flags: 1 has a reset, 2 has a latest version, 4 that version is a soft delete |
+//! | 1 | flags: 1 has a reset, 2 has a latest version, 4 that version is a soft delete, 8 even earlier resets are forgotten |
 //! | 1 | n, the number of earlier resets |
 //! | 8 | the reset's stamp, if there is one |
 //! | 8 n | stamps of earlier resets, rising |
@@ -33,6 +33,7 @@ const VERSION_LEN: usize = 20;
 const HAS_RESET: u8 = 1;
 const HAS_LATEST: u8 = 2;
 const SOFT_DELETE: u8 = 4;
+const FORGOT_RESETS: u8 = 8;
 
 /// How many resets before the last one a cell remembers. Only that many hard deletes of one record between two
 /// snapshots can be replayed into rows that are ahead; past it the rows are rebuilt ([`Error::RowsAhead`]).
@@ -88,6 +89,8 @@ pub(crate) struct StoredCell {
     pub(crate) cell: Cell<Bytes>,
     /// The newest resets before `cell.reset`, rising.
     earlier_resets: Vec<WriteStamp>,
+    /// There were resets before those, too.
+    forgot_resets: bool,
 }
 
 impl StoredCell {
@@ -101,6 +104,7 @@ impl StoredCell {
         if let Some(earlier) = self.cell.reset {
             self.earlier_resets.push(earlier);
             let surplus = self.earlier_resets.len().saturating_sub(EARLIER_RESETS);
+            self.forgot_resets |= surplus > 0;
             self.earlier_resets.drain(..surplus);
         }
         Self { cell: self.cell.merge(Cell::reset_at(stamp)).settle(), ..self }
@@ -115,7 +119,7 @@ impl StoredCell {
             return HardDelete::Done;
         }
         if self.cell.reset > Some(stamp) {
-            let forgotten = self.earlier_resets.len() == EARLIER_RESETS && stamp < self.earlier_resets[0];
+            let forgotten = self.forgot_resets && self.earlier_resets.first().is_some_and(|oldest| stamp < *oldest);
             return if forgotten { HardDelete::Untold } else { HardDelete::Stale };
         }
         match &self.cell.latest {
@@ -151,7 +155,7 @@ impl StoredCell {
     }
 
     fn flags(&self) -> u8 {
-        let mut flags = 0;
+        let mut flags = if self.forgot_resets { FORGOT_RESETS } else { 0 };
         if self.cell.reset.is_some() {
             flags |= HAS_RESET;
         }
@@ -177,7 +181,7 @@ impl StoredCell {
         let format = body.try_get_u8().ok()?;
         let flags = body.try_get_u8().ok()?;
         let earlier_count = body.try_get_u8().ok()?;
-        if format != FORMAT || flags & !(HAS_RESET | HAS_LATEST | SOFT_DELETE) != 0 {
+        if format != FORMAT || flags & !(HAS_RESET | HAS_LATEST | SOFT_DELETE | FORGOT_RESETS) != 0 {
             return None;
         }
         let reset = if flags & HAS_RESET == 0 { None } else { Some(WriteStamp(body.try_get_u64_le().ok()?)) };
@@ -194,7 +198,8 @@ impl StoredCell {
             let value = (flags & SOFT_DELETE == 0).then_some(body);
             Some(Versioned { version: Version { event_time, stamp }, value })
         };
-        Some(Self { cell: Cell { reset, latest, shadowed: Vec::new() }, earlier_resets })
+        let forgot_resets = flags & FORGOT_RESETS != 0;
+        Some(Self { cell: Cell { reset, latest, shadowed: Vec::new() }, earlier_resets, forgot_resets })
     }
 }
 
@@ -219,7 +224,8 @@ mod tests {
         let live = put(StoredCell::default().reset(WriteStamp(1)).reset(WriteStamp(2)), -5, 3);
         let deleted =
             live.clone().write(Version { event_time: time(9), stamp: WriteStamp(4) }, None).reset(WriteStamp(5));
-        for cell in [StoredCell::default(), live, deleted] {
+        let forgetful = (1..=20).fold(StoredCell::default(), |cell, stamp| cell.reset(WriteStamp(stamp)));
+        for cell in [StoredCell::default(), live, deleted, forgetful] {
             assert_eq!(StoredCell::decode(&key, &cell.encode(&key)).expect("own bytes"), cell);
         }
     }
@@ -260,10 +266,15 @@ mod tests {
 
     #[test]
     fn a_cell_too_far_ahead_says_so() {
-        let mut cell = StoredCell::default();
-        for stamp in 1..=20 {
-            cell = cell.reset(WriteStamp(stamp));
-        }
+        let reset_to = |last| (2..=last).fold(StoredCell::default(), |cell, stamp| cell.reset(WriteStamp(stamp)));
+        // As many as it remembers, with the last one: it is certain about all before them.
+        let cell = reset_to(10);
+        assert_eq!(cell.earlier_resets.len(), EARLIER_RESETS);
+        assert_eq!(cell.hard_delete(WriteStamp(1), time(1)), HardDelete::Stale);
+        assert_eq!(cell.hard_delete(WriteStamp(2), time(1)), HardDelete::Done);
+        assert_eq!(reset_to(11).hard_delete(WriteStamp(1), time(1)), HardDelete::Untold);
+        assert_eq!(reset_to(11).hard_delete(WriteStamp(3), time(1)), HardDelete::Done);
+        let cell = reset_to(20);
         assert_eq!(cell.hard_delete(WriteStamp(1), time(1)), HardDelete::Untold);
         assert_eq!(cell.hard_delete(WriteStamp(15), time(1)), HardDelete::Done);
         assert_eq!(cell.hard_delete(WriteStamp(21), time(1)), HardDelete::Reset);

@@ -34,11 +34,12 @@ pub enum Pressure {
 }
 
 impl Pressure {
-    /// The pressure of `bytes` in a budget of `budget` bytes.
+    /// The pressure of `bytes` in a budget of `budget` bytes; a budget of 0 is no bound.
     pub fn of(bytes: u64, budget: u64) -> Self {
         let percent = u128::from(bytes) * 100;
         let reaches = |threshold: u128| percent >= u128::from(budget) * threshold;
         match () {
+            () if budget == 0 => Self::Normal,
             () if reaches(95) => Self::Refuse,
             () if reaches(75) => Self::Slow,
             () if reaches(50) => Self::Alert,
@@ -62,7 +63,7 @@ pub struct ChangeLogStatus {
     pub segments: usize,
     /// Bytes of all framed events, sealed and open.
     pub bytes: u64,
-    /// The budget for them.
+    /// The budget for them by this replica's setting; 0 for no bound.
     pub budget_bytes: u64,
     /// The one in proportion to the other.
     pub pressure: Pressure,
@@ -407,5 +408,6 @@ mod tests {
         let at = [0, 499, 500, 749, 750, 949, 950, 2_000].map(|bytes| Pressure::of(bytes, 1_000));
         use Pressure::{Alert, Normal, Refuse, Slow};
         assert_eq!(at, [Normal, Normal, Alert, Alert, Slow, Slow, Refuse, Refuse]);
+        assert_eq!(Pressure::of(u64::MAX, 0), Normal);
     }
 }

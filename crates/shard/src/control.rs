@@ -32,12 +32,17 @@ impl Control {
         Marker { index: self.rows.index.max(self.applied_index), ..self.rows }
     }
 
-    /// Whether the state hash is that of the applied index.
-    pub(crate) fn is_comparable(&self) -> bool {
-        self.applied_index >= self.rows.index.max(self.rows.comparable_from)
+    /// The entry to which the rows may be ahead, in places at least; `u64::MAX` when it is not known yet.
+    pub(crate) fn rows_ahead_to(&self) -> u64 {
+        self.rows.index.max(self.rows.comparable_from)
     }
 
-    /// The state as it is now, sharing what is large.
+    /// Whether the rows and their state hash are those of the applied index.
+    pub(crate) fn is_comparable(&self) -> bool {
+        self.applied_index >= self.rows_ahead_to()
+    }
+
+    /// The state as it is now, sharing what is large. It is one state only when it is comparable.
     pub(crate) fn image(&mut self) -> ControlImage {
         ControlImage {
             applied_index: self.applied_index,
@@ -45,7 +50,7 @@ impl Control {
             last_stamp: self.last_stamp,
             change_log: self.change_log.image(),
             recent: self.recent.image(),
-            rows: Marker { comparable_from: self.rows.comparable_from.max(self.rows.index), ..self.rows },
+            rows: self.rows,
         }
     }
 

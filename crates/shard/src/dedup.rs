@@ -1,7 +1,9 @@
 //! The ids of recently accepted writes: a retry is recognised and does nothing.
 //!
 //! Part of the replicated state: what is remembered depends on the entries alone. An id is forgotten when newer
-//! writes push it out, by count or by the distance of their stamps, never by a clock.
+//! writes push it out, by count or by the distance of their stamps, never by a clock. The stamps come from leaders'
+//! clocks, though, and a new leader's may be far ahead. So age alone never empties the window: the newest ids stay
+//! however old they seem.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -9,11 +11,40 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 use granary_types::{WriteId, WriteStamp};
 
-use crate::Rules;
-
 /// Ids by age, in chunks that an image shares: pinning a snapshot of a million ids copies some hundred pointers.
 const CHUNK_LEN: usize = 4_096;
 const WIRE_LEN: usize = 16 + 8;
+
+// How long ids are remembered is part of the state machine: replicas that disagree about it diverge (RG-2). To change
+// any of these is to change the format of the state, for all replicas of a shard at the same entry.
+
+/// How many ids are remembered at most.
+const RECENT_MAX: usize = 1_000_000;
+/// How many of the newest ids are remembered whatever their age.
+const RECENT_KEPT_MIN: usize = 100_000;
+/// How far an id's stamp may be behind the newest one, in nanoseconds, before it is forgotten.
+const RECENT_AGE_NANOS: u64 = 10 * 60 * 1_000_000_000;
+
+/// The bounds of the window. A value of its own only so that tests can fill a small one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// How many ids are remembered at most.
+    pub count_max: usize,
+    /// How many of the newest ids are remembered whatever their age.
+    pub kept_min: usize,
+    /// How far an id's stamp may be behind the newest one, in nanoseconds.
+    pub age_nanos: u64,
+}
+
+impl Window {
+    /// The one that shards have.
+    pub const OF_FORMAT: Self = Self { count_max: RECENT_MAX, kept_min: RECENT_KEPT_MIN, age_nanos: RECENT_AGE_NANOS };
+
+    /// Whether `len` ids are too many when the oldest of them is so much older than the newest.
+    fn is_exceeded(self, len: usize, age_nanos: u64) -> bool {
+        len > self.count_max || (len > self.kept_min && age_nanos > self.age_nanos)
+    }
+}
 
 type Chunk = Arc<Vec<(WriteId, WriteStamp)>>;
 
@@ -38,13 +69,12 @@ impl RecentWrites {
         self.stamps.get(&id).copied()
     }
 
-    /// Remembers an accepted write, the latest by stamp, and forgets what the rules say.
-    pub(crate) fn insert(&mut self, id: WriteId, stamp: WriteStamp, rules: &Rules) {
+    /// Remembers an accepted write, the latest by stamp, and forgets what the window does not hold.
+    pub(crate) fn insert(&mut self, id: WriteId, stamp: WriteStamp, window: Window) {
         self.stamps.insert(id, stamp);
         self.oldest_first.push(id, stamp);
-        let age_nanos = rules.recent_writes_age_ms.saturating_mul(1_000_000);
         while let Some((id, oldest)) = self.oldest_first.front() {
-            if self.stamps.len() <= rules.recent_writes_count && stamp.0 - oldest.0 <= age_nanos {
+            if !window.is_exceeded(self.stamps.len(), stamp.0.saturating_sub(oldest.0)) {
                 break;
             }
             self.stamps.remove(&id);
@@ -117,31 +147,45 @@ impl Image {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { change_log_bytes: 0, recent_writes_count: 5_000, recent_writes_age_ms: 1 };
+    const WINDOW: Window = Window { count_max: 5_000, kept_min: 100, age_nanos: 1_000_000 };
 
     #[test]
     fn forgets_by_count_and_by_age() {
         let mut recent = RecentWrites::default();
         for stamp in 1..=12_000_u64 {
-            recent.insert(WriteId(u128::from(stamp)), WriteStamp(stamp), &RULES);
+            recent.insert(WriteId(u128::from(stamp)), WriteStamp(stamp), WINDOW);
         }
         assert_eq!(recent.len(), 5_000);
         assert_eq!(recent.stamp_of(WriteId(7_000)), None);
         assert_eq!(recent.stamp_of(WriteId(7_001)), Some(WriteStamp(7_001)));
-        recent.insert(WriteId(99), WriteStamp(1_010_000), &RULES);
+        recent.insert(WriteId(99), WriteStamp(1_010_000), WINDOW);
         assert_eq!(recent.stamp_of(WriteId(9_999)), None);
         assert_eq!(recent.stamp_of(WriteId(10_000)), Some(WriteStamp(10_000)));
+    }
+
+    #[test]
+    fn a_jump_of_the_stamps_leaves_the_newest_ids() {
+        let mut recent = RecentWrites::default();
+        for stamp in 1..=1_000_u64 {
+            recent.insert(WriteId(u128::from(stamp)), WriteStamp(stamp), WINDOW);
+        }
+        let jumped = WriteStamp(3_600_000_000_000);
+        recent.insert(WriteId(5_000), jumped, WINDOW);
+        assert_eq!(recent.len(), 100);
+        assert_eq!(recent.stamp_of(WriteId(901)), None);
+        assert_eq!(recent.stamp_of(WriteId(902)), Some(WriteStamp(902)));
+        assert_eq!(recent.stamp_of(WriteId(5_000)), Some(jumped));
     }
 
     #[test]
     fn an_image_stays_as_it_was_and_survives_the_wire() {
         let mut recent = RecentWrites::default();
         for stamp in 1..=9_000_u64 {
-            recent.insert(WriteId(u128::from(stamp)), WriteStamp(stamp), &RULES);
+            recent.insert(WriteId(u128::from(stamp)), WriteStamp(stamp), WINDOW);
         }
         let image = recent.image();
         let before = image.to_wire();
-        recent.insert(WriteId(1), WriteStamp(9_001), &RULES);
+        recent.insert(WriteId(1), WriteStamp(9_001), WINDOW);
         assert_eq!(image.to_wire(), before);
         let restored = RecentWrites::from_wire(before.clone()).expect("own bytes");
         assert_eq!(restored.image().to_wire(), before);

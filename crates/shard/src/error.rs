@@ -52,6 +52,14 @@ pub enum Error {
     /// A change-log segment fails its checksums or is not dense.
     #[error("change-log segment is corrupt: {0}")]
     Segment(String),
+    /// On replay, the rows are ahead of the entries applied, or may be in places: they are no snapshot of that state.
+    #[error("rows are ahead of the applied entries, a snapshot must wait applied={applied} ahead_to={ahead_to}")]
+    Replaying {
+        /// The last entry applied.
+        applied: u64,
+        /// The entry to which the rows are ahead; `u64::MAX` when it is not known yet.
+        ahead_to: u64,
+    },
     /// There is a pinned snapshot already; one at a time.
     #[error("a snapshot is pinned already")]
     SnapshotPinned,
@@ -74,7 +82,9 @@ impl Error {
             },
             Self::EnginePanicked(_) => ErrorKind::Corrupt,
             Self::Entry { .. } | Self::SnapshotIo { .. } => ErrorKind::Internal,
-            Self::SnapshotPinned | Self::SnapshotReplaced | Self::Closed => ErrorKind::Unavailable,
+            Self::Replaying { .. } | Self::SnapshotPinned | Self::SnapshotReplaced | Self::Closed => {
+                ErrorKind::Unavailable
+            }
         }
     }
 

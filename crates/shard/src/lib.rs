@@ -41,7 +41,9 @@ mod store;
 
 pub use change_log::{ChangeLogStatus, OpenSegment, Pressure, decode_segment};
 pub use checkpointer::{Job, Spawn, spawn_thread};
+#[doc(hidden)]
+pub use dedup::Window;
 pub use error::Error;
-pub use settings::{Rules, Settings};
+pub use settings::Settings;
 pub use snapshot::PinnedSnapshot;
 pub use store::{ShardStore, Status, TreeTrust};

@@ -1,24 +1,7 @@
 //! Settings of a shard's store.
 
-/// What every replica of a shard must agree on: apply depends on it, so replicas with different rules diverge (RG-2).
-/// The node takes them from one place for all and never from a machine's own configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rules {
-    /// The budget of the change log in bytes of framed events. At 95 % of it offline-enabled writes are refused.
-    pub change_log_bytes: u64,
-    /// How many accepted write ids are remembered at most.
-    pub recent_writes_count: usize,
-    /// How long a write id is remembered at most, in milliseconds between write stamps.
-    pub recent_writes_age_ms: u64,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { change_log_bytes: 256 << 20, recent_writes_count: 1_000_000, recent_writes_age_ms: 10 * 60 * 1_000 }
-    }
-}
-
-/// Settings of one replica's store. All but `rules` may differ from replica to replica.
+/// Settings of one replica's store. They may differ from replica to replica and from start to start: apply depends on
+/// none of them (RG-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// Where [`crate::ShardStore::room`] ends: bytes of rows that are not yet in the tree. One entry may overrun it.
@@ -29,8 +12,9 @@ pub struct Settings {
     pub checkpoint_age_ms: u64,
     /// Bytes of rows that are kept in memory for reads beside the memory table.
     pub row_cache_bytes: usize,
-    /// The same on every replica.
-    pub rules: Rules,
+    /// The budget of the change log in bytes of framed events; 0 for no bound. A leader puts it into its entries, and
+    /// there it decides: at 95 % of it offline-enabled writes are refused. Here it only says how full the log is.
+    pub change_log_budget_bytes: u64,
 }
 
 impl Default for Settings {
@@ -40,7 +24,7 @@ impl Default for Settings {
             checkpoint_bytes: 16 << 20,
             checkpoint_age_ms: 2_000,
             row_cache_bytes: 64 << 20,
-            rules: Rules::default(),
+            change_log_budget_bytes: 256 << 20,
         }
     }
 }

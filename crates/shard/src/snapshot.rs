@@ -51,12 +51,18 @@ pub struct PinnedSnapshot {
 impl ShardStore {
     /// Pins the state as of the last entry applied. Quick: a map is swapped, the control state's large parts are shared.
     ///
+    /// Not during replay into rows that are ahead: a replica that is rebuilt from such a snapshot would start with rows
+    /// ahead of its control state, and where they are too far ahead ([`Error::RowsAhead`]) would never get past it.
+    ///
     /// # Errors
-    /// `SnapshotPinned`, `Closed`, or the store's failure.
+    /// `Replaying`: try again later. `SnapshotPinned`, `Closed`, or the store's failure.
     pub fn pin_snapshot(&self) -> Result<PinnedSnapshot, Error> {
         let store = Arc::clone(&self.inner);
         let mut control = store.control.lock();
         store.check_usable()?;
+        if !control.is_comparable() {
+            return Err(Error::Replaying { applied: control.applied_index, ahead_to: control.rows_ahead_to() });
+        }
         let mut duty = store.duty.lock();
         if duty.pinned {
             return Err(Error::SnapshotPinned);

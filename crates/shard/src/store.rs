@@ -15,6 +15,7 @@ use crate::apply::Apply;
 use crate::change_log::{ChangeLogStatus, OpenSegment, Pressure};
 use crate::checkpointer::{Duty, Running, Spawn, Stop, spawn_thread};
 use crate::control::Control;
+use crate::dedup::Window;
 use crate::marker::Marker;
 use crate::memory_table::MemoryTable;
 use crate::row_cache::RowCache;
@@ -74,6 +75,7 @@ pub struct ShardStore {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) settings: Settings,
+    window: Window,
     pub(crate) tree: Arc<dyn Tree>,
     pub(crate) control: Mutex<Control>,
     /// The control state's slots, for readers, who must not wait for apply.
@@ -116,9 +118,23 @@ impl ShardStore {
         settings: Settings,
         spawn: Spawn<'_>,
     ) -> Result<Arc<Self>, Error> {
+        Self::open_with_window(tree, trust, settings, spawn, Window::OF_FORMAT)
+    }
+
+    /// [`Self::open_with`] with another window of remembered ids, which makes it another state machine: for this
+    /// crate's own tests only, which could not fill the real one.
+    #[doc(hidden)]
+    pub fn open_with_window(
+        tree: Arc<dyn Tree>,
+        trust: TreeTrust,
+        settings: Settings,
+        spawn: Spawn<'_>,
+        window: Window,
+    ) -> Result<Arc<Self>, Error> {
         let rows = open_rows(tree.as_ref(), trust)?;
         let inner = Arc::new(Inner {
             settings,
+            window,
             tree,
             control: Mutex::new(Control { rows, ..Control::default() }),
             slots: RwLock::default(),
@@ -166,10 +182,10 @@ impl ShardStore {
         if index <= control.applied_index {
             return Ok(ShardReply::default().encode_to_vec().into());
         }
-        let rules = &inner.settings.rules;
+        let window = inner.window;
         let applied = ShardCommand::decode(command.clone())
             .map_err(|error| Error::Entry { index, detail: error.to_string() })
-            .and_then(|command| Apply { control: &mut control, rows: inner, rules, index }.command(command));
+            .and_then(|command| Apply { control: &mut control, rows: inner, window, index }.command(command));
         let reply = applied.inspect_err(|error| inner.fail(error.clone()))?;
         if !Arc::ptr_eq(&inner.slots.read(), &control.slots) {
             *inner.slots.write() = Arc::clone(&control.slots);
@@ -205,7 +221,7 @@ impl ShardStore {
 
     /// The change log at a glance.
     pub fn change_log(&self) -> ChangeLogStatus {
-        self.inner.control.lock().change_log.status(self.inner.settings.rules.change_log_bytes)
+        self.inner.control.lock().change_log.status(self.change_log_budget())
     }
 
     /// The open segment at a glance.
@@ -213,10 +229,15 @@ impl ShardStore {
         self.inner.control.lock().change_log.open_segment()
     }
 
-    /// How full the change log is. Takes no lock: for the path of every write.
+    /// The budget of the change log that this replica puts into the entries it proposes, in bytes; 0 for no bound.
+    pub fn change_log_budget(&self) -> u64 {
+        self.inner.settings.change_log_budget_bytes
+    }
+
+    /// How full the change log is, by this replica's setting. Takes no lock: for the path of every write.
     pub fn pressure(&self) -> Pressure {
         let bytes = self.inner.change_log_bytes.load(Ordering::Relaxed);
-        Pressure::of(bytes, self.inner.settings.rules.change_log_bytes)
+        Pressure::of(bytes, self.change_log_budget())
     }
 
     /// The store at a glance.

@@ -12,7 +12,7 @@ use granary_types::record::RawValue;
 use granary_types::{Error, ErrorKind, Targets, WriteId};
 
 pub(super) fn put(request: v1::PutRecordRequest, timeout: Option<Duration>) -> Result<PutCommand, Error> {
-    let targets = targets(request.target_stores())?;
+    let targets = targets(&request.target_stores)?;
     let values = request.record.into_iter().map(|feature| {
         let kind = feature.value.and_then(|value| value.kind);
         let kind = kind.ok_or_else(|| Error::invalid(format!("feature {:?} has no value", feature.name)))?;
@@ -29,7 +29,7 @@ pub(super) fn put(request: v1::PutRecordRequest, timeout: Option<Duration>) -> R
 }
 
 pub(super) fn delete(request: v1::DeleteRecordRequest, timeout: Option<Duration>) -> Result<DeleteCommand, Error> {
-    let targets = targets(request.target_stores())?;
+    let targets = targets(&request.target_stores)?;
     let hard = match v1::DeletionMode::try_from(request.mode) {
         Ok(v1::DeletionMode::Hard) => true,
         Ok(v1::DeletionMode::Soft | v1::DeletionMode::Unspecified) => false,
@@ -162,14 +162,17 @@ fn raw(kind: Kind) -> RawValue {
     }
 }
 
-fn targets(stores: impl Iterator<Item = v1::TargetStore>) -> Result<Option<Targets>, Error> {
+/// From the raw numbers: prost's own iterator leaves out those it does not know, and none would mean all.
+fn targets(stores: &[i32]) -> Result<Option<Targets>, Error> {
     let mut targets: Option<Targets> = None;
     for store in stores {
         let targets = targets.get_or_insert(Targets { online: false, offline: false });
-        match store {
-            v1::TargetStore::Online => targets.online = true,
-            v1::TargetStore::Offline => targets.offline = true,
-            v1::TargetStore::Unspecified => return Err(Error::invalid("a target store is online or offline")),
+        match v1::TargetStore::try_from(*store) {
+            Ok(v1::TargetStore::Online) => targets.online = true,
+            Ok(v1::TargetStore::Offline) => targets.offline = true,
+            Ok(v1::TargetStore::Unspecified) | Err(_) => {
+                return Err(Error::invalid(format!("a target store is online (1) or offline (2), got {store}")));
+            }
         }
     }
     Ok(targets)

@@ -1,7 +1,7 @@
 //! A cluster of nothing but change logs: nodes that serve segments and take acknowledgements, and trim at once what is
 //! acknowledged, so that an acknowledgement too early loses events.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -29,8 +29,8 @@ use granary_types::{
 use parking_lot::Mutex;
 use prometheus::Registry;
 use prost::Message;
-use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
@@ -55,6 +55,13 @@ struct Log {
     trimmed: u64,
 }
 
+/// A node's server, which ends when it is told.
+#[derive(Debug)]
+struct Server {
+    stop: oneshot::Sender<()>,
+    ended: JoinHandle<Result<(), tonic::transport::Error>>,
+}
+
 /// What the nodes share, and what they do wrong.
 #[derive(Debug)]
 pub(crate) struct Cluster {
@@ -76,6 +83,11 @@ pub(crate) struct Cluster {
     /// Every event there ever was: shard, sequence, group.
     events: Mutex<Vec<(u32, u64, FeatureGroupId)>>,
     catalog: watch::Sender<Arc<CatalogView>>,
+    servers: Mutex<BTreeMap<u64, Server>>,
+    /// Sockets that hold the ports of dead nodes, and are listened on by nobody.
+    graves: Mutex<Vec<TcpSocket>>,
+    /// Nodes that take calls and never answer them.
+    hung: Mutex<BTreeSet<u64>>,
     addresses: Mutex<Vec<String>>,
     shards: u32,
 }
@@ -99,6 +111,9 @@ impl Cluster {
             groups: Mutex::new(Vec::new()),
             events: Mutex::new(Vec::new()),
             catalog: watch::Sender::new(Arc::new(CatalogView::empty())),
+            servers: Mutex::default(),
+            graves: Mutex::default(),
+            hung: Mutex::default(),
             addresses: Mutex::new(Vec::new()),
             shards,
         });
@@ -107,10 +122,30 @@ impl Cluster {
             cluster.addresses.lock().push(listener.local_addr().expect("bound").to_string());
             let service = ChangeLogServer::new(FakeNode { node, cluster: cluster.clone() });
             let server = tonic::transport::Server::builder().add_service(service);
-            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            let (stop, stopped) = oneshot::channel();
+            let told = async move { drop(stopped.await) };
+            let ended = tokio::spawn(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), told));
+            cluster.servers.lock().insert(node, Server { stop, ended });
         }
         cluster.publish(groups);
         cluster
+    }
+
+    /// Ends a node's server for good: connections to it are refused.
+    pub(crate) async fn kill(&self, node: u64) {
+        let server = self.servers.lock().remove(&node).expect("alive");
+        server.stop.send(()).expect("it listens to this");
+        server.ended.await.expect("no panic").expect("served");
+        let address = self.addresses.lock()[usize::try_from(node - 1).expect("few")].parse().expect("an address");
+        let grave = TcpSocket::new_v4().expect("a socket");
+        grave.set_reuseaddr(true).expect("an option");
+        grave.bind(address).expect("the port is free");
+        self.graves.lock().push(grave);
+    }
+
+    /// From now on a node takes calls and never answers them.
+    pub(crate) fn hang(&self, node: u64) {
+        self.hung.lock().insert(node);
     }
 
     /// Makes a catalog with these groups the newest one.
@@ -197,14 +232,18 @@ impl Cluster {
 
     /// Starts a compactor; it ends when the handle is aborted.
     pub(crate) fn compactor(&self, hook: Option<StepHook>) -> JoinHandle<()> {
-        let settings = Settings {
+        self.compactor_with(Settings {
             flush_interval: Duration::from_millis(20),
             poll: Duration::from_millis(5),
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),
             hook,
             ..Settings::default()
-        };
+        })
+    }
+
+    /// Starts a compactor with settings of its own.
+    pub(crate) fn compactor_with(&self, settings: Settings) -> JoinHandle<()> {
         let compactor = Compactor::new(
             Platform::system(),
             self.catalog.subscribe(),
@@ -303,12 +342,23 @@ struct FakeNode {
     cluster: Arc<Cluster>,
 }
 
+impl FakeNode {
+    /// Comes back unless the node hangs.
+    async fn answer(&self) {
+        let hangs = self.cluster.hung.lock().contains(&self.node);
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl ChangeLog for FakeNode {
     async fn read_segments(
         &self,
         request: Request<ReadSegmentsRequest>,
     ) -> Result<Response<ReadSegmentsResponse>, Status> {
+        self.answer().await;
         let request = request.into_inner();
         if take(&self.cluster.refused_reads) {
             return Err(Status::unavailable("refused on purpose"));
@@ -341,6 +391,7 @@ impl ChangeLog for FakeNode {
     }
 
     async fn acknowledge(&self, request: Request<AcknowledgeRequest>) -> Result<Response<AcknowledgeResponse>, Status> {
+        self.answer().await;
         let request = request.into_inner();
         let of = stream_from_wire(request.stream.as_ref()).expect("a stream");
         let shard = of.shard.0;

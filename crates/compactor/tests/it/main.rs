@@ -2,6 +2,7 @@
 
 mod cluster;
 mod crashes;
+mod deaths;
 mod events;
 mod faulty;
 mod twins;

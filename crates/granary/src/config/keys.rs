@@ -72,7 +72,7 @@ keys! {
     node.memory_table_bytes: "Bound of each replica's memory table, which absorbs writes before they are moved into the engine.",
     node.sled_cache_bytes: "sled's page cache, for the whole node.",
     node.row_cache_bytes: "Bound of each replica's cache of rows.",
-    node.change_log_budget_bytes: "Bound of each shard's change log; must be equal on every node of a cluster, since replicas decide by it. While the compactor is away: alert at 50 %, slow writers at 75 %, refuse writes that go offline at 95 %.",
+    node.change_log_budget_bytes: "Bound of each shard's change log; the one of the shard's leader counts. While the compactor is away: alert at 50 %, slow writers at 75 %, refuse writes that go offline at 95 %.",
     node.seal_interval: "How long an event may wait before its segment of the change log is sealed and the compactor can see it.",
     node.seal_bytes: "A segment of this size is sealed at once.",
     node.snapshot_after_entries: "A replica takes a snapshot after this many Raft entries, and its Raft log is purged up to it.",

@@ -12,18 +12,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use granary_api::Readiness;
 use granary_compactor::Compactor;
 use granary_node::Node;
 use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::meta_server::MetaServer;
 use granary_proto::v1::query_server::QueryServer;
 use granary_query::QueryService;
+use granary_types::ShardId;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
 use super::parts::{Parts, query_runtime};
@@ -48,7 +50,9 @@ pub(crate) struct Cluster {
     nodes: Vec<Arc<Node>>,
     platform: Platform,
     tasks: Vec<JoinHandle<()>>,
-    queries: Runtime,
+    ready: Readiness,
+    /// Held for as long as queries may run.
+    _queries: QueryThreads,
     addresses: Vec<String>,
     data_dir: PathBuf,
     /// The demo's directory goes when its cluster does.
@@ -58,13 +62,18 @@ pub(crate) struct Cluster {
 /// Serves until Ctrl-C.
 pub(crate) async fn serve_until_stopped(config: Config, nodes: u32, platform: Platform) -> anyhow::Result<()> {
     let cluster = tokio::select! {
-        cluster = Cluster::start(&config, nodes, None, platform) => cluster?,
-        () = until_told_to_stop() => return Ok(()),
+        cluster = Cluster::start(&config, nodes, None, platform.clone()) => cluster?,
+        told = until_told_to_stop(&platform) => return told,
     };
-    cluster.greet()?;
-    until_told_to_stop().await;
+    let told = tokio::select! {
+        ready = cluster.wait_until_ready() => match ready.and_then(|()| cluster.greet()) {
+            Ok(()) => until_told_to_stop(&platform).await,
+            Err(error) => Err(error),
+        },
+        told = until_told_to_stop(&platform) => told,
+    };
     cluster.stop().await;
-    Ok(())
+    told
 }
 
 /// A fresh cluster for the demo, on ports that are free; in a temporary directory unless one is given.
@@ -88,7 +97,9 @@ pub(crate) async fn start_for_demo(
             Some(temporary)
         }
     };
-    Cluster::start(&config, nodes, temporary, platform).await
+    let cluster = Cluster::start(&config, nodes, temporary, platform).await?;
+    cluster.wait_until_ready().await?;
+    Ok(cluster)
 }
 
 impl Cluster {
@@ -108,7 +119,8 @@ impl Cluster {
         let starts = addresses.iter().zip(listeners).enumerate().map(|(index, (address, listener))| {
             let number = index + 1;
             let settings = parts.node(data_dir.join(format!("node-{number}")), address.clone(), addresses.clone());
-            let (platform, registry) = (platform.clone(), registry.clone());
+            // Apart: the nodes stop after what takes requests has drained.
+            let (platform, registry) = (platform.apart(), registry.clone());
             async move {
                 let own = node_registry(&registry, number)?;
                 anyhow::Ok(Arc::new(Box::pin(Node::start(settings, &platform, listener, &own)).await?))
@@ -116,36 +128,61 @@ impl Cluster {
         });
         let nodes = futures::future::try_join_all(starts).await?;
 
+        let with_meta = nodes.iter().find(|node| node.has_meta()).or_else(|| nodes.first()).context("--nodes")?;
+        let with_meta = Arc::clone(with_meta);
+
         let warehouse = parts.warehouse(&data_dir).await?;
         let catalog = granary_catalog::watch::follow(&platform, addresses.clone());
         let compactor =
             Compactor::new(platform.clone(), catalog.clone(), Arc::clone(&warehouse), parts.compactor(), &registry)?;
         let compactor = platform.spawn(TaskKind::Service, "compactor", compactor.run());
-        let queries = query_runtime()?;
-        let settings = parts.query(Some(queries.handle().clone()));
+        let queries = QueryThreads(Some(query_runtime()?));
+        let settings = parts.query(queries.handle());
         let query = QueryService::new(platform.clone(), catalog.clone(), warehouse, settings, &registry)?;
 
         let router = granary_router::Router::new(platform.clone(), catalog, parts.router(), &registry);
-        let ready = {
+        let ready: Readiness = {
             let (router, nodes) = (router.clone(), nodes.clone());
-            move || readiness(&router, &nodes)
+            Arc::new(move || readiness(&router, &nodes))
         };
-        wait_until_ready(&platform, &ready).await?;
         let endpoint = format!("http://{}", api.local_addr()?);
-        let service = granary_api::Api::new(router, parts.api(), registry, Arc::new(ready))
+        let service = granary_api::Api::new(router, parts.api(), registry, Arc::clone(&ready))
             .with_grpc(QueryServer::new(query))
-            // For `granary status` against this port; any node's will do.
-            .with_grpc(MetaServer::new(nodes[0].meta_service()))
+            // For `granary status` against this port.
+            .with_grpc(MetaServer::new(with_meta.meta_service()))
             .into_service()
             .await?;
         let port = serve(&platform, api, service);
         let tasks = vec![compactor, port];
-        Ok(Self { endpoint, nodes, platform, tasks, queries, addresses, data_dir, _temporary: temporary })
+        Ok(Self {
+            endpoint,
+            nodes,
+            platform,
+            tasks,
+            ready,
+            _queries: queries,
+            addresses,
+            data_dir,
+            _temporary: temporary,
+        })
     }
 
     /// Where the public API is.
     pub(crate) fn endpoint(&self) -> String {
         self.endpoint.clone()
+    }
+
+    /// Waits until every shard has a leader.
+    async fn wait_until_ready(&self) -> anyhow::Result<()> {
+        let deadline = self.platform.instant() + READY_TIMEOUT;
+        while let Err(why) = (self.ready)() {
+            anyhow::ensure!(
+                self.platform.instant() < deadline,
+                "the cluster is not ready after {READY_TIMEOUT:?}: {why}; `granary status` and the log lines above say more"
+            );
+            self.platform.sleep(READY_POLL).await;
+        }
+        Ok(())
     }
 
     /// Stops everything in order: first what takes requests, then the nodes.
@@ -157,8 +194,6 @@ impl Cluster {
             }
         }
         futures::future::join_all(self.nodes.iter().map(|node| node.stop())).await;
-        // Dropping a runtime inside another one would wait for its threads.
-        self.queries.shutdown_background();
     }
 
     /// Says where everything is and what to try.
@@ -185,28 +220,39 @@ impl Cluster {
     }
 }
 
+/// Every shard has a leader on one of the nodes; a replica that is damaged or away does not keep the others from it.
 fn readiness(router: &granary_router::Router, nodes: &[Arc<Node>]) -> Result<(), String> {
     router.ready().map_err(|error| error.to_string())?;
-    match nodes.iter().position(|node| !node.is_ready()) {
-        Some(index) => Err(format!("replicas of node {} are not running or have no leader yet", index + 1)),
+    let led = |shard: ShardId| nodes.iter().any(|node| node.serves(shard));
+    match router.catalog().shards().iter().find(|shard| !led(shard.id)) {
+        Some(shard) => Err(format!("shard {} has no leader yet", shard.id)),
         None => Ok(()),
     }
 }
 
-async fn wait_until_ready(platform: &Platform, ready: &impl Fn() -> Result<(), String>) -> anyhow::Result<()> {
-    let deadline = platform.instant() + READY_TIMEOUT;
-    while let Err(why) = ready() {
-        anyhow::ensure!(platform.instant() < deadline, "the cluster is not ready after {READY_TIMEOUT:?}: {why}");
-        platform.sleep(READY_POLL).await;
+/// Threads for queries. Dropping a runtime inside another one would panic; these are left to end by themselves.
+struct QueryThreads(Option<Runtime>);
+
+impl QueryThreads {
+    fn handle(&self) -> Option<Handle> {
+        self.0.as_ref().map(|runtime| runtime.handle().clone())
     }
-    Ok(())
+}
+
+impl Drop for QueryThreads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// The nodes' listeners: at the ports the directory was laid out with, else next to the API's, else at free ones.
 async fn peer_ports(data_dir: &Path, api: SocketAddr, nodes: u32) -> anyhow::Result<(Vec<TcpListener>, Vec<String>)> {
     let file = data_dir.join("dev.json");
     if file.exists() {
-        let layout: Layout = serde_json::from_slice(&fs::read(&file)?).context("read dev.json")?;
+        let layout: Layout = serde_json::from_slice(&fs::read(&file)?)
+            .with_context(|| format!("read {}: remove the file if it is damaged and start again", file.display()))?;
         anyhow::ensure!(
             layout.nodes.len() == nodes as usize,
             "{} was laid out for {} nodes: start it with --nodes {}",

@@ -37,7 +37,7 @@ impl<'a> Parts<'a> {
         settings.shard.memory_table_bytes = size(node.memory_table_bytes.0);
         settings.shard.checkpoint_bytes = settings.shard.memory_table_bytes / 4;
         settings.shard.row_cache_bytes = size(node.row_cache_bytes.0);
-        settings.shard.rules.change_log_bytes = node.change_log_budget_bytes.0;
+        settings.shard.change_log_budget_bytes = node.change_log_budget_bytes.0;
         settings.consensus.snapshot_after_entries = node.snapshot_after_entries;
         settings.consensus.heartbeat_ms = millis(node.raft_heartbeat);
         settings.consensus.election_min_ms = millis(node.raft_election_min);
@@ -104,12 +104,19 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Stack of a query thread: the deepest statement taken needs some 15 KiB for each of its operators in a debug build.
+const QUERY_STACK_BYTES: usize = 256 << 20;
+
 /// Threads for queries alone: a heavy join must not hold up a get.
 ///
 /// # Errors
 /// When the threads cannot be started.
 pub(crate) fn query_runtime() -> anyhow::Result<Runtime> {
-    Ok(Builder::new_multi_thread().thread_name("query").enable_all().build()?)
+    // Planning recurses as deep as the statement's expressions; `granary_query` bounds those to fit. Only what is
+    // used of a stack takes memory.
+    let builder =
+        Builder::new_multi_thread().thread_name("query").thread_stack_size(QUERY_STACK_BYTES).enable_all().build();
+    Ok(builder?)
 }
 
 fn size(bytes: u64) -> usize {

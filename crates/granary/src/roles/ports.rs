@@ -98,19 +98,32 @@ async fn metrics(State(probes): State<Probes>) -> impl IntoResponse {
     }
 }
 
-/// Returns at Ctrl-C or SIGTERM.
-pub(crate) async fn until_told_to_stop() {
-    let terminated = async {
-        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(mut signal) => drop(signal.recv().await),
-            Err(error) => {
-                tracing::warn!(%error, "SIGTERM will not stop this process in order");
-                std::future::pending::<()>().await;
-            }
+/// Listens for Ctrl-C and SIGTERM from now on. Once for each process, before anything is started: a signal that comes
+/// while something starts must not get lost.
+///
+/// # Errors
+/// When the system refuses the handlers.
+pub(crate) fn listen_for_signals(platform: &Platform) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let asked = platform.clone();
+    platform.spawn(TaskKind::Request, "signals", async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    };
+        asked.ask_to_stop();
+    });
+    Ok(())
+}
+
+/// Returns when the process is asked to stop, or with the reason when it cannot go on.
+///
+/// # Errors
+/// What [`Platform::fail`] was told: whoever waits stops in order and ends with this error.
+pub(crate) async fn until_told_to_stop(platform: &Platform) -> anyhow::Result<()> {
     tokio::select! {
-        _ = tokio::signal::ctrl_c() => {}
-        () = terminated => {}
+        () = platform.stop_asked() => Ok(()),
+        why = platform.failed() => Err(anyhow::anyhow!("the process cannot go on: {why}")),
     }
 }

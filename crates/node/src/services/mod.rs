@@ -4,6 +4,8 @@ pub mod change_log;
 pub mod meta;
 pub mod shard;
 
+use std::time::Duration;
+
 use granary_consensus::PeerPool;
 use granary_proto::convert::status_of;
 use granary_proto::internal::{self, read_index_response, shard_client::ShardClient};
@@ -12,6 +14,9 @@ use tonic::Status;
 
 use crate::group_commit::WriteError;
 use crate::supervisor::Replicas;
+
+/// How long a follower waits for its leader's read index: one round takes milliseconds, a hung leader any time.
+const LEADER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The answer of a replica that does not lead.
 fn not_leader(leader: Option<NodeId>) -> internal::NotLeader {
@@ -28,7 +33,8 @@ fn no_replica(replicas: &Replicas, shard: ShardId) -> Status {
 async fn read_index_at(peers: &PeerPool, address: &str, shard: ShardId) -> Result<u64, WriteError> {
     let unavailable = |what: String| WriteError::Failed(Error::new(ErrorKind::Unavailable, what));
     let channel = peers.channel(address).map_err(|error| unavailable(error.to_string()))?;
-    let request = internal::ReadIndexRequest { shard: shard.0 };
+    let mut request = tonic::Request::new(internal::ReadIndexRequest { shard: shard.0 });
+    request.set_timeout(LEADER_TIMEOUT);
     let response =
         ShardClient::new(channel).read_index(request).await.map_err(|status| unavailable(status.to_string()))?;
     match response.into_inner().result {

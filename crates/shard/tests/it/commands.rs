@@ -9,7 +9,7 @@ use granary_proto::internal::{
     OpenSlots, RecordKey, RowResult, SealSegment, ShardCommand, ShardReply, StreamId, TrimChangeLog, Write, WriteBatch,
     WriteKind, WriteOutcome, row_result, shard_command::Command,
 };
-use granary_shard::{Rules, Settings, ShardStore, TreeTrust};
+use granary_shard::{Settings, ShardStore, TreeTrust, Window, spawn_thread};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -18,15 +18,18 @@ use crate::tree::TestTree;
 pub(crate) const SLOT: u32 = 3;
 pub(crate) const EPOCH: u64 = 7;
 pub(crate) const RECORDS: u8 = 5;
-/// Room for some 60 events before writes are refused, and a window of 12 ids.
+/// Room for some 60 events before writes are refused.
+pub(crate) const BUDGET: u64 = 6_000;
 pub(crate) const SETTINGS: Settings = Settings {
     memory_table_bytes: 1 << 20,
     checkpoint_bytes: 1 << 19,
     // Checkpoints only when asked for.
     checkpoint_age_ms: 3_600_000,
     row_cache_bytes: 64 * 2_000,
-    rules: Rules { change_log_bytes: 6_000, recent_writes_count: 12, recent_writes_age_ms: 1 },
+    change_log_budget_bytes: BUDGET,
 };
+/// Small enough that random histories forget ids by count and by age.
+const WINDOW: Window = Window { count_max: 12, kept_min: 4, age_nanos: 1_000_000 };
 
 pub(crate) fn encode(command: Command) -> Bytes {
     ShardCommand { command: Some(command) }.encode_to_vec().into()
@@ -38,7 +41,12 @@ pub(crate) fn open_slots() -> Bytes {
 }
 
 pub(crate) fn batch(stamp: u64, writes: Vec<Write>) -> Bytes {
-    encode(Command::Write(WriteBatch { stamp, writes }))
+    batch_within(BUDGET, stamp, writes)
+}
+
+/// A batch with a leader's budget for the change log.
+pub(crate) fn batch_within(change_log_budget: u64, stamp: u64, writes: Vec<Write>) -> Bytes {
+    encode(Command::Write(WriteBatch { stamp, writes, change_log_budget }))
 }
 
 pub(crate) fn seal(stamp: u64) -> Bytes {
@@ -89,9 +97,11 @@ fn any_write() -> impl Strategy<Value = Write> {
 fn any_command() -> impl Strategy<Value = Bytes> {
     // The leaders' clocks disagree: stamps go back at times.
     let stamp = 0_u64..3_000_000;
+    // And so do their settings.
+    let budget = prop_oneof![6 => Just(BUDGET), 2 => Just(BUDGET / 3), 1 => Just(0)];
     prop_oneof![
-        10 => (stamp.clone(), proptest::collection::vec(any_write(), 1..5))
-            .prop_map(|(stamp, writes)| batch(stamp, writes)),
+        10 => (budget, stamp.clone(), proptest::collection::vec(any_write(), 1..5))
+            .prop_map(|(budget, stamp, writes)| batch_within(budget, stamp, writes)),
         2 => stamp.prop_map(seal),
         1 => (0_u64..60).prop_map(trim),
     ]
@@ -110,7 +120,7 @@ pub(crate) fn open(tree: &Arc<TestTree>, trust: TreeTrust) -> Arc<ShardStore> {
 }
 
 pub(crate) fn open_as(tree: &Arc<TestTree>, trust: TreeTrust, settings: Settings) -> Arc<ShardStore> {
-    ShardStore::open(Arc::clone(tree) as _, trust, settings).expect("opens")
+    ShardStore::open_with_window(Arc::clone(tree) as _, trust, settings, &spawn_thread, WINDOW).expect("opens")
 }
 
 pub(crate) fn fresh() -> (Arc<TestTree>, Arc<ShardStore>) {

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use granary_proto::internal::{Write, row_result};
-use granary_shard::{Error, Rules, Settings, ShardStore, TreeTrust};
+use granary_shard::{Error, Settings, ShardStore, TreeTrust};
 use parking_lot::Mutex;
 
-use crate::commands::{SETTINGS, apply, batch, fresh, open_as, open_slots, put, read, snapshot};
+use crate::commands::{SETTINGS, apply, batch_within, fresh, open_as, open_slots, put, read, snapshot};
 use crate::tree::TestTree;
 
 /// Checkpoints all the time.
-const BUSY: Settings =
-    Settings { checkpoint_bytes: 2_000, rules: Rules { change_log_bytes: 1 << 40, ..SETTINGS.rules }, ..SETTINGS };
+const BUSY: Settings = Settings { checkpoint_bytes: 2_000, change_log_budget_bytes: 0, ..SETTINGS };
 
 /// Ends the threads of a test also when it fails.
 struct Ends<'a>(&'a AtomicBool);
@@ -37,7 +36,7 @@ fn write_round(store: &ShardStore, index: u64) {
         let time = i64::try_from(index).expect("small");
         Write { offline: place == 0, ..put(u128::from(index * 4 + place), &record, time) }
     });
-    apply(store, index, &batch(index, writes.collect()));
+    apply(store, index, &batch_within(BUSY.change_log_budget_bytes, index, writes.collect()));
 }
 
 #[test]

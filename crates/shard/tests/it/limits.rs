@@ -8,7 +8,7 @@ use bytes::Bytes;
 use granary_proto::internal::WriteKind::{HardDelete, SoftDelete};
 use granary_proto::internal::write_outcome::Status;
 use granary_proto::internal::{RecordKey, ShardCommand, Write, row_result};
-use granary_shard::{Error, Pressure, Settings, TreeTrust};
+use granary_shard::{Error, Pressure, Settings, ShardStore, TreeTrust};
 use granary_types::{
     Epoch, EventTime, FeatureOrdinal, FeatureValue, Record, RecordIdentifier, SchemaVersion, Slot, Value,
 };
@@ -32,6 +32,21 @@ fn a_retry_is_recognised_and_leaves_no_trace() {
     // Pushed out of the window by twelve others, it would count as new.
     apply(&store, 4, &batch(300, (2..14).map(|id| put(id, "other", 1)).collect()));
     assert_eq!(statuses(&apply(&store, 5, &batch(400, vec![put(1, "r", 1)]))), [Status::Applied]);
+}
+
+#[test]
+fn a_retry_is_recognised_after_a_leaders_clock_jumped() {
+    const HOUR: u64 = 3_600_000_000_000;
+    let tree = std::sync::Arc::new(TestTree::default());
+    // With the window that shards have.
+    let store = ShardStore::open(tree, TreeTrust::Untrusted, SETTINGS).expect("opens");
+    apply(&store, 1, &open_slots());
+    apply(&store, 2, &batch(100, vec![put(1, "r", 1)]));
+    let outcomes = apply(&store, 3, &batch(100 + HOUR, vec![put(2, "r", 2), put(1, "r", 1)]));
+    assert_eq!(statuses(&outcomes), [Status::Applied, Status::Duplicate]);
+    assert_eq!(outcomes[1].stamp, 100);
+    assert_eq!(statuses(&apply(&store, 4, &batch(100 + 2 * HOUR, vec![put(1, "r", 1)]))), [Status::Duplicate]);
+    assert_eq!(store.change_log().last_sequence, 2);
 }
 
 #[test]

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_proto::internal::WriteOutcome;
 use granary_proto::internal::write_outcome::Status;
-use granary_shard::{Error, ShardStore, TreeTrust, decode_segment};
+use granary_shard::{Error, Settings, ShardStore, TreeTrust, decode_segment};
 use proptest::prelude::*;
 
-use crate::commands::{Oracle, any_entries, apply, batch, delete, fresh, image, open, open_slots, put, read, snapshot};
+use crate::commands::{
+    BUDGET, Oracle, SETTINGS, any_entries, apply, batch, batch_within, delete, fresh, image, open, open_as, open_slots,
+    put, read, snapshot,
+};
 use crate::tree::TestTree;
 
 type Entries = [(u64, Bytes)];
@@ -225,6 +228,65 @@ fn the_state_hash_is_told_only_when_it_belongs_to_the_applied_index() {
     assert_eq!(store.status().state_hash, None);
     apply_all(&store, &entries[5..]);
     assert_eq!(store.status().state_hash, straight(&entries).2);
+}
+
+#[test]
+fn replay_under_another_budget_setting_changes_nothing() {
+    let write = |index: u64| vec![put(u128::from(index), "r", 1)];
+    // The first leader's budget is soon full; the second one's is larger, the third one has none.
+    let mut entries = vec![(1, open_slots())];
+    entries.extend((2..100).map(|index| (index, batch(index, write(index)))));
+    entries.extend((100..200).map(|index| (index, batch_within(2 * BUDGET, index, write(index)))));
+    entries.extend((200..220).map(|index| (index, batch_within(0, index, write(index)))));
+    entries.extend((220..230).map(|index| (index, batch(index, write(index)))));
+    let (outcomes, end, hash) = straight(&entries);
+    let full = |outcomes: &[Vec<WriteOutcome>]| {
+        outcomes.iter().flatten().filter(|outcome| outcome.status() == Status::ChangeLogFull).count()
+    };
+    assert!(full(&outcomes[..99]) > 0 && full(&outcomes[99..199]) > 0 && full(&outcomes[199..219]) == 0);
+    assert_eq!(full(&outcomes[219..]), 10);
+    for budget in [1, BUDGET / 2, BUDGET, 1 << 40, 0] {
+        let settings = Settings { change_log_budget_bytes: budget, ..SETTINGS };
+        // Into rows that are ahead, and into none.
+        let (tree, _) = live(&entries, &Life { snapshot: 999, checkpoint: 999, applied: 150, end: End::Clean });
+        for tree in [tree, Arc::default()] {
+            let store = open_as(&tree, TreeTrust::Trusted { clean: true }, settings);
+            assert_eq!(store.change_log_budget(), budget);
+            let replayed = apply_all(&store, &entries);
+            assert_eq!(replayed.len(), outcomes.len());
+            for (replayed, first) in replayed.iter().zip(&outcomes) {
+                assert_eq!(accepted(replayed), accepted(first), "budget {budget}");
+            }
+            assert_eq!(replayed[150..], outcomes[150..], "budget {budget}");
+            assert_eq!(store.status().state_hash, hash);
+            assert!(image(&store) == end, "budget {budget}");
+        }
+    }
+}
+
+#[test]
+fn no_snapshot_is_pinned_while_rows_are_ahead() {
+    let entries: Vec<_> = (1..=6)
+        .map(|index| (index, if index == 1 { open_slots() } else { batch(0, vec![put(u128::from(index), "r", 1)]) }))
+        .collect();
+    let (_, end, _) = straight(&entries);
+    for (life_end, clean) in [(End::Clean, true), (End::Torn(1), false)] {
+        let (tree, _) = live(&entries, &Life { snapshot: 99, checkpoint: 4, applied: 6, end: life_end });
+        let store = open(&tree, TreeTrust::Trusted { clean });
+        if !clean {
+            let refused = store.pin_snapshot();
+            assert!(matches!(refused, Err(Error::Replaying { applied: 0, ahead_to: u64::MAX })), "{refused:?}");
+        }
+        store.comparable_from(6);
+        for (index, command) in &entries {
+            let refused = store.pin_snapshot();
+            assert!(matches!(refused, Err(Error::Replaying { ahead_to: 6, .. })), "{life_end:?} before {index}");
+            assert!(refused.is_err_and(|error| !error.wants_rebuild()));
+            apply(&store, *index, command);
+        }
+        assert!(store.failure().is_none());
+        assert!(image(&store) == end, "{life_end:?}");
+    }
 }
 
 #[test]
