@@ -19,7 +19,6 @@ use granary_types::{Error, ErrorKind};
 use tokio::sync::watch;
 use tokio::time::{timeout, timeout_at};
 use tonic::Streaming;
-use tonic::transport::Endpoint;
 
 use crate::CatalogView;
 
@@ -185,14 +184,14 @@ impl CatalogClient {
     }
 
     async fn open(&self, node: &str) -> Result<Streaming<Catalog>, String> {
-        let endpoint = Endpoint::from_shared(node.to_owned())
-            .map_err(|error| error.to_string())?
-            .connect_timeout(self.settings.answer_timeout)
-            .http2_keep_alive_interval(self.settings.keep_alive)
-            .keep_alive_timeout(self.settings.answer_timeout)
-            .keep_alive_while_idle(true);
-        let channel = endpoint.connect().await.map_err(|error| error.to_string())?;
-        let mut meta = MetaClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+        // A link of its own, so that one that broke is not kept for the next node's turn.
+        let links = self.platform.links(granary_link::Settings {
+            connect_timeout: self.settings.answer_timeout,
+            keep_alive: self.settings.keep_alive,
+            keep_alive_timeout: self.settings.answer_timeout,
+        });
+        let link = links.to(node).map_err(|error| error.to_string())?;
+        let mut meta = MetaClient::new(link).max_decoding_message_size(MESSAGE_LEN_MAX);
         let after_version = self.view.borrow().version;
         let answer = meta.watch_catalog(WatchCatalogRequest { after_version }).await;
         Ok(answer.map_err(|status| status.to_string())?.into_inner())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use granary_catalog::CatalogView;
+use granary_platform::Platform;
 use granary_types::invariants::{Invariant, check};
 use granary_types::{FeatureGroupId, StreamId};
 
@@ -30,13 +31,14 @@ pub(crate) async fn flush(
     tails: &[&Tail],
     catalog: &Arc<CatalogView>,
     tables: &mut Tables,
+    platform: &Platform,
     settings: &Settings,
     metrics: &Metrics,
 ) -> HashMap<StreamId, StreamOutcome> {
     let mut outcomes = HashMap::new();
     let mut readies = Vec::new();
     for tail in tails {
-        match decode_off_thread(tail, catalog).await {
+        match decode_off_thread(tail, catalog, platform).await {
             Ok(ready) => readies.push(ready),
             Err(error) => {
                 tracing::error!(error = chain(&error), "read the change log");
@@ -45,14 +47,14 @@ pub(crate) async fn flush(
         }
     }
     let (plans, loads) = divide(readies);
-    let landed = land_all(loads, tables, settings, metrics).await;
+    let landed = land_all(loads, tables, platform, settings, metrics).await;
     settings.reached(Step::ReadBack).await;
     for plan in plans {
         let outcome = plan.judge(&landed);
         outcomes.insert(plan.stream, outcome);
     }
     for (_, Landed { mut table, .. }) in landed {
-        if let Err(error) = table.maintain().await {
+        if let Err(error) = platform.apart_from_time(table.maintain()).await {
             tracing::warn!(error = chain(&error), table = %table.url(), "keep house in the table log");
         }
         tables.keep(table);
@@ -60,9 +62,9 @@ pub(crate) async fn flush(
     outcomes
 }
 
-async fn decode_off_thread(tail: &Tail, catalog: &Arc<CatalogView>) -> Result<Ready, Error> {
+async fn decode_off_thread(tail: &Tail, catalog: &Arc<CatalogView>, platform: &Platform) -> Result<Ready, Error> {
     let (stream, segments, done, catalog) = (tail.stream, tail.segments(), tail.done(), catalog.clone());
-    let decoded = tokio::task::spawn_blocking(move || decode(stream, &segments, done, &catalog)).await;
+    let decoded = platform.blocking(move || decode(stream, &segments, done, &catalog)).await;
     decoded.map_err(|_| Error::TaskDied)?
 }
 
@@ -96,6 +98,7 @@ fn divide(readies: Vec<Ready>) -> (Vec<Plan>, BTreeMap<FeatureGroupId, Load>) {
 async fn land_all(
     loads: BTreeMap<FeatureGroupId, Load>,
     tables: &mut Tables,
+    platform: &Platform,
     settings: &Settings,
     metrics: &Metrics,
 ) -> HashMap<FeatureGroupId, Landed> {
@@ -103,7 +106,7 @@ async fn land_all(
     let loads: Vec<_> = loads.into_iter().map(|(group, load)| (group, tables.take(group), load)).collect();
     let landings = loads.into_iter().map(|(group, kept, load)| {
         let warehouse = &warehouse;
-        async move { (group, land(kept, warehouse, load, settings, metrics).await) }
+        async move { (group, land(kept, warehouse, load, platform, settings, metrics).await) }
     });
     let landed: Vec<_> = stream::iter(landings).buffer_unordered(settings.tables_in_flight.max(1)).collect().await;
     landed.into_iter().filter_map(|(group, result)| Some((group, reported(result)?))).collect()

@@ -1,4 +1,4 @@
-//! Calls to nodes: one channel per address, connected when first used. Remembers which nodes do not answer.
+//! Calls to nodes: one link per address, connected when first used. Remembers which nodes do not answer.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use granary_catalog::{CatalogView, ShardEntry};
+use granary_link::{Link, Links};
 use granary_platform::Platform;
 use granary_proto::MESSAGE_LEN_MAX;
 use granary_proto::convert::stream_to_wire;
@@ -16,7 +17,6 @@ use granary_proto::internal::{AcknowledgeRequest, ReadSegmentsRequest, ReadSegme
 use granary_types::{NodeId, StreamId};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout_at};
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
 
 use crate::health::{Health, Rests};
@@ -27,37 +27,45 @@ pub(crate) type ReadAnswer = Result<(usize, ReadSegmentsResponse), Status>;
 /// The nodes' change-log services.
 #[derive(Debug)]
 pub(crate) struct Nodes {
-    links: HashMap<String, Link>,
+    links: HashMap<String, Peer>,
+    pool: Links,
     platform: Platform,
     call_timeout: Duration,
     rests: Rests,
 }
 
-/// One node's channel, and whether it answers.
+/// One node's link, and whether it answers.
 #[derive(Debug)]
-struct Link {
+struct Peer {
     node: NodeId,
-    channel: Channel,
+    link: Link,
     health: Mutex<Health>,
 }
 
 impl Nodes {
     pub(crate) fn new(platform: Platform, call_timeout: Duration, rests: Rests) -> Self {
-        Self { links: HashMap::new(), platform, call_timeout, rests }
+        let settings = granary_link::Settings { connect_timeout: call_timeout, ..granary_link::Settings::default() };
+        Self { links: HashMap::new(), pool: platform.links(settings), platform, call_timeout, rests }
     }
 
-    /// Keeps channels to the nodes of this catalog only, and makes those that are missing.
+    /// Keeps links to the nodes of this catalog only, and makes those that are missing.
     pub(crate) fn follow(&mut self, catalog: &CatalogView) {
-        self.links.retain(|address, _| catalog.nodes().iter().any(|node| node.address == *address));
+        let pool = &self.pool;
+        self.links.retain(|address, _| {
+            let stays = catalog.nodes().iter().any(|node| node.address == *address);
+            if !stays {
+                pool.forget(address);
+            }
+            stays
+        });
         for node in catalog.nodes() {
             if self.links.contains_key(&node.address) {
                 continue;
             }
-            match Endpoint::from_shared(format!("http://{}", node.address)) {
-                Ok(endpoint) => {
-                    let channel = endpoint.connect_timeout(self.call_timeout).tcp_nodelay(true).connect_lazy();
-                    let link = Link { node: node.id, channel, health: Mutex::default() };
-                    self.links.insert(node.address.clone(), link);
+            match self.pool.to(&node.address) {
+                Ok(link) => {
+                    let peer = Peer { node: node.id, link, health: Mutex::default() };
+                    self.links.insert(node.address.clone(), peer);
                 }
                 Err(error) => tracing::error!(%error, node = %node.id, address = %node.address, "use node address"),
             }
@@ -169,7 +177,7 @@ impl Nodes {
     /// Waits for an answer and notes whether the node gave one.
     async fn call<T>(
         &self,
-        link: &Link,
+        link: &Peer,
         deadline: Instant,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Status> {
@@ -185,7 +193,7 @@ impl Nodes {
     }
 
     /// Lets a node rest. Logged aloud when it is news only.
-    fn note_failure(&self, link: &Link, took: Duration, why: &str) {
+    fn note_failure(&self, link: &Peer, took: Duration, why: &str) {
         let node = link.node;
         if link.health.lock().failed(took, self.platform.instant(), self.rests) {
             tracing::warn!(%node, why, "node does not answer, others are asked");
@@ -198,7 +206,7 @@ impl Nodes {
         self.link(catalog, node).is_ok_and(|link| link.health.lock().is_resting(self.platform.instant()))
     }
 
-    fn link(&self, catalog: &CatalogView, node: NodeId) -> Result<&Link, Status> {
+    fn link(&self, catalog: &CatalogView, node: NodeId) -> Result<&Peer, Status> {
         let address = catalog.node_address(node).unwrap_or_default();
         self.links
             .get(address)
@@ -212,9 +220,9 @@ impl Nodes {
     }
 }
 
-impl Link {
-    fn client(&self) -> ChangeLogClient<Channel> {
-        ChangeLogClient::new(self.channel.clone()).max_decoding_message_size(MESSAGE_LEN_MAX)
+impl Peer {
+    fn client(&self) -> ChangeLogClient<Link> {
+        ChangeLogClient::new(self.link.clone()).max_decoding_message_size(MESSAGE_LEN_MAX)
     }
 }
 

@@ -167,7 +167,7 @@ impl Compactor {
     async fn flush(&mut self, catalog: &Arc<CatalogView>) {
         let (started, timer) = (self.platform.instant(), self.metrics.flush_seconds.start_timer());
         let working: Vec<&Tail> = self.tails.values().filter(|tail| tail.has_work(started, catalog.version)).collect();
-        let outcomes = flush(&working, catalog, &mut self.tables, &self.settings, &self.metrics).await;
+        let outcomes = flush(&working, catalog, &mut self.tables, &self.platform, &self.settings, &self.metrics).await;
         timer.observe_duration();
         for (stream, outcome) in outcomes {
             match outcome {

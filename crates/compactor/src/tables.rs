@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use granary_offline_store::{OfflineRow, OfflineTable, OffsetMove, Outcome, Warehouse};
+use granary_platform::Platform;
 use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
 
 use crate::Error;
@@ -81,6 +82,7 @@ pub(crate) async fn land(
     kept: Option<OfflineTable>,
     warehouse: &Warehouse,
     load: Load,
+    platform: &Platform,
     settings: &Settings,
     metrics: &Metrics,
 ) -> Result<Landed, Error> {
@@ -88,19 +90,19 @@ pub(crate) async fn land(
     let failed = |source| Error::Table { group, source };
     let mut table = match kept {
         Some(table) => table,
-        None => warehouse.table(&load.group).await.map_err(failed)?,
+        None => platform.apart_from_time(warehouse.table(&load.group)).await.map_err(failed)?,
     };
-    table.adopt(&load.group).await.map_err(failed)?;
+    platform.apart_from_time(table.adopt(&load.group)).await.map_err(failed)?;
     let reaches = load.reaches();
     let streams: Vec<StreamId> = reaches.keys().copied().collect();
-    let committed = table.offsets(&streams).await.map_err(failed)?;
+    let committed = platform.apart_from_time(table.offsets(&streams)).await.map_err(failed)?;
     let mut rows = load.rows;
     rows.retain(|row| row.sequence > committed[&row.stream]);
     if !rows.is_empty() {
-        commit(&mut table, rows, &committed, &reaches, settings, metrics).await?;
+        commit(&mut table, rows, &committed, &reaches, platform, settings, metrics).await?;
     }
     settings.reached(Step::Committed).await;
-    let offsets = table.durable_offsets(&streams).await.map_err(failed)?;
+    let offsets = platform.apart_from_time(table.durable_offsets(&streams)).await.map_err(failed)?;
     for (stream, events) in reaches {
         let offset = offsets[&stream];
         if offset < events {
@@ -116,6 +118,7 @@ async fn commit(
     rows: Vec<OfflineRow>,
     committed: &HashMap<StreamId, u64>,
     reaches: &BTreeMap<StreamId, u64>,
+    platform: &Platform,
     settings: &Settings,
     metrics: &Metrics,
 ) -> Result<(), Error> {
@@ -126,9 +129,9 @@ async fn commit(
         .map(|(stream, new)| OffsetMove { stream: *stream, expected: committed[stream], new: *new })
         .filter(|offset| offset.new > offset.expected)
         .collect();
-    let files = table.write_files(rows).await.map_err(failed)?;
+    let files = platform.apart_from_time(table.write_files(rows)).await.map_err(failed)?;
     settings.reached(Step::FilesWritten).await;
-    match table.append(&files, &moves).await.map_err(failed)? {
+    match platform.apart_from_time(table.append(&files, &moves)).await.map_err(failed)? {
         Outcome::Committed(version) => {
             let (rows, bytes) = files.iter().fold((0, 0), |(rows, bytes), file| (rows + file.rows, bytes + file.size));
             tracing::debug!(table = %table.url(), version, rows, files = files.len(), "committed");

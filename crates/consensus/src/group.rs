@@ -26,7 +26,7 @@ use crate::peers::PeerPool;
 use crate::propose::{self, Acknowledged, Budget, PendingProposal, Proposed};
 use crate::read_index::{ReadQueue, read_queue_counted};
 use crate::snapshot_store::{SnapshotError, SnapshotStore};
-use crate::state_machine_adapter::{StateMachineAdapter, blocking};
+use crate::state_machine_adapter::StateMachineAdapter;
 use crate::stats::{Stats, StatsSnapshot};
 use crate::type_config::{Peer, TypeConfig};
 use crate::{Error, ProposeError, ReadError, Settings, StateMachine, WaitError};
@@ -150,6 +150,7 @@ impl Group {
         let (applied, snapshot_wanted) = (adapter.applied(), adapter.snapshot_wanted());
         let network = Network {
             peers,
+            platform: platform.clone(),
             spec: Arc::clone(&spec),
             stats: Arc::clone(&stats),
             append_timeout: Duration::from_millis(settings.append_timeout_ms),
@@ -406,11 +407,7 @@ impl Group {
             tracing::warn!(group = self.inner.spec.group.0, "an entry is still being applied; closing its log");
         }
         let log = self.inner.log.clone();
-        let _ = blocking(move || {
-            log.close();
-            Ok(())
-        })
-        .await;
+        let _ = self.inner.platform.blocking(move || log.close()).await;
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -419,6 +416,10 @@ impl Group {
 
     pub(crate) fn snapshots(&self) -> &Arc<SnapshotStore> {
         &self.inner.snapshots
+    }
+
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.inner.platform
     }
 
     pub(crate) fn stats(&self) -> &Stats {
@@ -439,7 +440,8 @@ async fn open(
     platform: &Platform,
 ) -> Result<(LogStore, Arc<SnapshotStore>, StateMachineAdapter), Error> {
     let (spec, settings, stats, platform) = (Arc::clone(spec), settings.clone(), Arc::clone(stats), platform.clone());
-    let opened = tokio::task::spawn_blocking(move || {
+    let door = platform.clone();
+    let opened = door.blocking(move || {
         let dir = spec.dir.join("snapshots");
         let snapshots = SnapshotStore::open(&dir, spec.cluster, spec.group).map_err(|error| match error {
             SnapshotError::Io { path, source } => Error::Io { action: "open snapshots", path, source },

@@ -33,7 +33,7 @@ pub use dirs::create_synced;
 pub use error::{Error, ProposeError, ReadError, WaitError};
 pub use group::{Group, GroupSpec, GroupStatus, Member, Role};
 pub use leadership::Leadership;
-pub use peers::{PeerPool, PeerSettings};
+pub use peers::PeerPool;
 pub use propose::{PendingProposal, Proposed};
 pub use service::ConsensusService;
 pub use settings::Settings;

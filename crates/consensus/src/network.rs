@@ -7,6 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use granary_link::Link;
+use granary_platform::Platform;
 use granary_proto::convert::cluster_to_wire;
 use granary_proto::internal as wire;
 use granary_proto::internal::consensus_client::ConsensusClient;
@@ -17,7 +19,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::codec::{Malformed, entry_to_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire};
@@ -35,6 +36,7 @@ type RaftSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Snapsho
 #[derive(Debug)]
 pub(crate) struct Network {
     pub(crate) peers: Arc<PeerPool>,
+    pub(crate) platform: Platform,
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) append_timeout: Duration,
@@ -53,6 +55,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
                 from_replica: self.spec.replica.0,
                 to_replica: target,
             },
+            platform: self.platform.clone(),
             stats: Arc::clone(&self.stats),
             append_timeout: self.append_timeout,
         }
@@ -62,14 +65,15 @@ impl RaftNetworkFactory<TypeConfig> for Network {
 /// A client to one replica.
 #[derive(Debug)]
 pub(crate) struct PeerClient {
-    client: Result<ConsensusClient<Channel>, String>,
+    client: Result<ConsensusClient<Link>, String>,
     header: wire::PeerHeader,
+    platform: Platform,
     stats: Arc<Stats>,
     append_timeout: Duration,
 }
 
 impl PeerClient {
-    fn client(&self) -> Result<ConsensusClient<Channel>, RpcError> {
+    fn client(&self) -> Result<ConsensusClient<Link>, RpcError> {
         self.client.clone().map_err(|error| Unreachable::from_string(error).into())
     }
 
@@ -156,7 +160,8 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let mut client = self.client()?;
         let len = snapshot.snapshot.file_len();
-        let chunks = snapshot_transfer::chunks(snapshot.snapshot, self.header.clone(), Some(&vote));
+        let chunks =
+            snapshot_transfer::chunks(snapshot.snapshot, self.header.clone(), Some(&vote), self.platform.clone());
         let call = self.within(RPCTypes::InstallSnapshot, option.soft_ttl(), client.install_snapshot(chunks));
         let response = tokio::select! {
             response = call => response?,

@@ -128,7 +128,7 @@ impl Consensus for ConsensusService {
         let header = request.into_inner().header;
         let group = self.route(header.as_ref())?;
         let newest = group.snapshots().newest().ok_or_else(|| Status::not_found("no snapshot was taken yet"))?;
-        let chunks = snapshot_transfer::chunks(newest, header.unwrap_or_default(), None);
+        let chunks = snapshot_transfer::chunks(newest, header.unwrap_or_default(), None, group.platform().clone());
         Ok(Response::new(Box::pin(chunks.map(Ok))))
     }
 
@@ -142,7 +142,8 @@ impl Consensus for ConsensusService {
         let vote = vote_from_wire(first.vote).map_err(malformed)?;
         let turn = group.receiving().try_acquire();
         let _turn = turn.map_err(|_| Status::resource_exhausted("another snapshot is coming in"))?;
-        let received = snapshot_transfer::receive(group.snapshots(), group.stats(), first, chunks).await?;
+        let received =
+            snapshot_transfer::receive(group.snapshots(), group.stats(), group.platform(), first, chunks).await?;
         let snapshot = Snapshot { meta: received.meta().clone(), snapshot: received };
         let response = group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
         Ok(Response::new(wire::SnapshotResponse { vote: Some(vote_to_wire(&response.vote)) }))

@@ -3,16 +3,16 @@
 //! The sender reads no further ahead than the receiver takes in. The receiver writes a temporary file, verifies it as
 //! a whole, and only then offers it to Raft; whatever ends early leaves nothing behind.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::Stream;
+use granary_platform::Platform;
 use granary_proto::convert::cluster_to_wire;
 use granary_proto::internal as wire;
-use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::Error;
@@ -20,42 +20,45 @@ use crate::codec::vote_to_wire;
 use crate::group::{GroupSpec, Member};
 use crate::peers::PeerPool;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
-use crate::state_machine_adapter::blocking;
 use crate::stats::Stats;
 use crate::type_config::Vote;
 
 const CHUNK_LEN: u64 = 1 << 20;
-/// Chunks read ahead of the network.
-const CHUNKS_AHEAD: usize = 2;
 
-/// The file in chunks, read on a blocking thread. A file that cannot be read ends the stream early, and the receiver
-/// refuses it as short.
+/// The file in chunks, each read when the one before it was taken. A file that cannot be read ends the stream early,
+/// and the receiver refuses it as short.
 pub(crate) fn chunks(
     file: SnapshotFile,
     header: wire::PeerHeader,
     vote: Option<&Vote>,
+    platform: Platform,
 ) -> impl Stream<Item = wire::SnapshotChunk> + Send + 'static {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let first = Some((header, vote.map(vote_to_wire)));
     let total_bytes = file.file_len();
-    let mut first = Some((header, vote.map(vote_to_wire)));
-    tokio::task::spawn_blocking(move || {
-        let mut offset = 0;
-        while offset < total_bytes {
-            let len = CHUNK_LEN.min(total_bytes - offset);
-            let mut data = vec![0; usize::try_from(len).expect("a chunk is a mebibyte at most")];
-            if let Err(error) = file.read_at(&mut data, offset) {
-                tracing::error!(path = %file.path().display(), %error, "snapshot cannot be read");
-                return;
-            }
-            let (header, vote) = first.take().unzip();
-            let chunk = wire::SnapshotChunk { header, vote: vote.flatten(), total_bytes, offset, data: data.into() };
-            if sender.blocking_send(chunk).is_err() {
-                return; // the transfer was given up
-            }
-            offset += len;
+    futures::stream::unfold((file, platform, 0, first), move |(file, platform, offset, mut first)| async move {
+        if offset >= total_bytes {
+            return None;
         }
-    });
-    ReceiverStream::new(receiver)
+        let source = file.clone();
+        let data = match platform.blocking(move || read_chunk(&source, offset)).await.flatten() {
+            Ok(data) => data,
+            Err(error) => {
+                tracing::error!(path = %file.path().display(), %error, "snapshot cannot be read");
+                return None;
+            }
+        };
+        let (header, vote) = first.take().unzip();
+        let next = offset + data.len() as u64;
+        let chunk = wire::SnapshotChunk { header, vote: vote.flatten(), total_bytes, offset, data: data.into() };
+        Some((chunk, (file, platform, next, first)))
+    })
+}
+
+fn read_chunk(file: &SnapshotFile, offset: u64) -> io::Result<Vec<u8>> {
+    let len = CHUNK_LEN.min(file.file_len() - offset);
+    let mut data = vec![0; usize::try_from(len).expect("a chunk is a mebibyte at most")];
+    file.read_at(&mut data, offset)?;
+    Ok(data)
 }
 
 /// Asks a peer for its newest snapshot and makes it this replica's own, before the replica starts.
@@ -65,7 +68,12 @@ pub(crate) fn chunks(
 ///
 /// # Errors
 /// [`Error::Raft`] when the peer has none, does not answer or sends a damaged one; [`Error::Io`].
-pub async fn fetch_snapshot(spec: &GroupSpec, peers: &PeerPool, from: &Member) -> Result<(), Error> {
+pub async fn fetch_snapshot(
+    spec: &GroupSpec,
+    peers: &PeerPool,
+    from: &Member,
+    platform: &Platform,
+) -> Result<(), Error> {
     let refused = |what: String| Error::Raft(format!("fetch snapshot from {}: {what}", from.address));
     let header = wire::PeerHeader {
         cluster: cluster_to_wire(spec.cluster),
@@ -81,8 +89,10 @@ pub async fn fetch_snapshot(spec: &GroupSpec, peers: &PeerPool, from: &Member) -
     let dir = spec.dir.join("snapshots");
     let store = SnapshotStore::open(&dir, spec.cluster, spec.group).map_err(|error| refused(error.to_string()))?;
     let store = Arc::new(store);
-    let received = receive(&store, &Stats::default(), first, chunks).await.map_err(|s| refused(s.to_string()))?;
-    blocking(move || store.install(&received)).await.map_err(Error::io("install snapshot", dir))?;
+    let received = receive(&store, &Stats::default(), platform, first, chunks).await;
+    let received = received.map_err(|status| refused(status.to_string()))?;
+    let installed = platform.blocking(move || store.install(&received)).await.flatten();
+    installed.map_err(Error::io("install snapshot", dir))?;
     Ok(())
 }
 
@@ -94,37 +104,40 @@ pub async fn fetch_snapshot(spec: &GroupSpec, peers: &PeerPool, from: &Member) -
 pub(crate) async fn receive(
     store: &Arc<SnapshotStore>,
     stats: &Stats,
+    platform: &Platform,
     first: wire::SnapshotChunk,
     mut rest: Streaming<wire::SnapshotChunk>,
 ) -> Result<SnapshotFile, Status> {
     let total_bytes = first.total_bytes;
     let temporary = Temporary(Some(store.temporary_path()));
     let path = temporary.path();
-    let mut file = tokio::fs::File::create_new(&path).await.map_err(|error| internal(&error))?;
+    let create = path.clone();
+    let mut file = platform.blocking(|| File::create_new(create)).await.flatten().map_err(|error| internal(&error))?;
     let mut offset = 0;
     let mut next = Some(first);
     while let Some(chunk) = next {
         if chunk.offset != offset || chunk.data.is_empty() || offset + chunk.data.len() as u64 > total_bytes {
             return Err(Status::invalid_argument("snapshot chunks do not follow each other"));
         }
-        file.write_all(&chunk.data).await.map_err(|error| internal(&error))?;
-        offset += chunk.data.len() as u64;
-        stats.snapshot_bytes_received.add(chunk.data.len() as u64);
+        let len = chunk.data.len() as u64;
+        let write = move || file.write_all(&chunk.data).map(|()| file);
+        file = platform.blocking(write).await.flatten().map_err(|error| internal(&error))?;
+        offset += len;
+        stats.snapshot_bytes_received.add(len);
         next = rest.next().await.transpose()?;
     }
     if offset != total_bytes {
         return Err(Status::invalid_argument("snapshot ended early"));
     }
-    file.flush().await.map_err(|error| internal(&error))?;
     drop(file);
     let store = Arc::clone(store);
-    let received = blocking(move || Ok(store.receive(&path)?)).await;
+    let received = platform.blocking(move || Ok(store.receive(&path)?)).await.flatten();
     let received = received.map_err(|error| Status::data_loss(format!("snapshot is refused: {error}")))?;
     temporary.keep();
     Ok(received)
 }
 
-fn internal(error: &std::io::Error) -> Status {
+fn internal(error: &io::Error) -> Status {
     Status::internal(format!("write snapshot: {error}"))
 }
 

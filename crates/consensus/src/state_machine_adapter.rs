@@ -128,6 +128,7 @@ impl StateMachineAdapter {
         Ok(SnapshotBuilder {
             snapshots: Arc::clone(&self.snapshots),
             stats: Arc::clone(&self.stats),
+            platform: self.platform.clone(),
             meta,
             source: Mutex::new(Some(Ok(source))),
         })
@@ -137,6 +138,7 @@ impl StateMachineAdapter {
         self.pin().unwrap_or_else(|error| SnapshotBuilder {
             snapshots: Arc::clone(&self.snapshots),
             stats: Arc::clone(&self.stats),
+            platform: self.platform.clone(),
             meta: SnapshotMeta::default(),
             source: Mutex::new(Some(Err(error))),
         })
@@ -198,11 +200,11 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotFile) -> io::Result<()> {
         let (port, snapshots) = (Arc::clone(&self.port), Arc::clone(&self.snapshots));
         let index = meta.last_log_id.map_or(0, |id| id.index);
-        blocking(move || {
+        let install = move || {
             let installed = snapshots.install(&snapshot)?;
             port.restore(index, false, &mut installed.body())
-        })
-        .await?;
+        };
+        self.platform.blocking(install).await??;
         self.adopt(meta);
         self.stats.snapshots_installed.add(1);
         Ok(())
@@ -217,6 +219,7 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
 pub struct SnapshotBuilder {
     snapshots: Arc<SnapshotStore>,
     stats: Arc<Stats>,
+    platform: Platform,
     meta: SnapshotMeta,
     // The mutex only makes it `Sync`.
     source: Mutex<Option<io::Result<Box<dyn SnapshotSource>>>>,
@@ -237,7 +240,10 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
         let source = self.source.get_mut().take().ok_or_else(|| io::Error::other("snapshot was built already"))?;
         let (snapshots, meta) = (Arc::clone(&self.snapshots), self.meta.clone());
         let written = match source {
-            Ok(source) => blocking(move || snapshots.write(&meta, |out| source.write_to(out))).await,
+            Ok(source) => {
+                let write = move || snapshots.write(&meta, |out| source.write_to(out));
+                self.platform.blocking(write).await.flatten()
+            }
             Err(error) => Err(error),
         };
         match written {
@@ -257,11 +263,4 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
 
 fn raft_snapshot(file: SnapshotFile) -> RaftSnapshot {
     Snapshot { meta: file.meta().clone(), snapshot: file }
-}
-
-/// Runs what blocks on a thread that may.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| io::Error::other("blocking work panicked"))?
 }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_consensus::PeerPool;
+use granary_link::Link;
 use granary_platform::Platform;
 use granary_proto::convert::{cluster_from_wire, cluster_to_wire, u128_from_wire, u128_to_wire};
 use granary_proto::internal::{self, meta_client::MetaClient, meta_command::Command, meta_reply};
 use granary_types::{ClusterId, NodeId};
 use parking_lot::Mutex;
-use tonic::transport::Channel;
 
 use crate::Settings;
 use crate::identity::{Identity, MetaMember, MetaSeat, hex, unhex};
@@ -181,7 +181,7 @@ impl Bootstrap {
         client.assign(timed(request)).await.map(|_| ())
     }
 
-    fn client(&self, address: &str) -> Result<MetaClient<Channel>, String> {
+    fn client(&self, address: &str) -> Result<MetaClient<Link>, String> {
         Ok(MetaClient::new(self.peers.channel(address).map_err(|error| error.to_string())?))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use granary_catalog::{CatalogView, ShardEntry};
-use granary_consensus::{ConsensusService, Group, GroupSpec, Member as RaftMember, PeerPool, PeerSettings, Role};
+use granary_consensus::{ConsensusService, Group, GroupSpec, Member as RaftMember, PeerPool, Role};
 use granary_platform::{Platform, TaskKind};
 use granary_proto::convert::u128_to_wire;
 use granary_proto::internal::{self, meta_client::MetaClient, meta_command::Command, meta_reply};
@@ -98,7 +98,7 @@ impl Node {
         let platform = platform.child();
         let metrics = Arc::new(Metrics::register(registry)?);
         let opened = open(&settings, &platform).await?;
-        let peers = Arc::new(PeerPool::new(PeerSettings::default()));
+        let peers = Arc::new(PeerPool::new(&platform));
         let replicas = Arc::new(Replicas::default());
         let member = Arc::new(OnceLock::new());
         let consensus = ConsensusService::new();
@@ -233,7 +233,8 @@ async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error>
         EngineKind::Sled => {
             let (dir, cache) = (settings.data_dir.join("sled"), settings.sled_cache_bytes);
             let settings = granary_store_sled::Settings { cache_capacity_bytes: cache, ..Default::default() };
-            let opened = tokio::task::spawn_blocking(move || granary_store_sled::open(&dir, &settings))
+            let opened = platform
+                .blocking(move || granary_store_sled::open(&dir, &settings))
                 .await
                 .expect("opening contains sled's panics")?;
             match opened.trust {

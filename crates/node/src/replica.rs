@@ -262,6 +262,10 @@ impl Replica {
         Ok(self.store.change_log().trimmed_sequence)
     }
 
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
     /// Whether this replica leads.
     pub fn leads(&self) -> bool {
         self.group.status().role == Role::Leader
@@ -272,7 +276,7 @@ impl Replica {
         self.platform.begin_shutdown();
         self.group.shutdown().await;
         let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || store.close()).await {
+        match self.platform.blocking(move || store.close()).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::warn!(shard = %self.shard, %error, "close store");

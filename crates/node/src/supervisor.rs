@@ -231,7 +231,7 @@ impl Supervisor {
     /// Opens the store over its tree. A tree that turns out to be damaged is emptied and opened as untrusted.
     async fn open_store(&self, shard: ShardId, replica: ReplicaId, trust: TreeTrust) -> Result<Arc<ShardStore>, Error> {
         let (engine, settings) = (Arc::clone(&self.engine), self.settings.shard);
-        let opened = tokio::task::spawn_blocking(move || {
+        let opened = self.platform.blocking(move || {
             let tree: Arc<dyn Tree> = engine.tree(&format!("shard-{shard}-replica-{replica}"))?;
             match ShardStore::open(Arc::clone(&tree), trust, settings) {
                 Err(error @ granary_shard::Error::Corrupt { .. }) => {
@@ -265,7 +265,7 @@ impl Supervisor {
         tracing::warn!(%shard, %missing, "asking the peers for a snapshot");
         self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "snapshot-missing"]).inc();
         for peer in parts.members.iter().filter(|member| member.replica != parts.spec.replica) {
-            let fetched = granary_consensus::fetch_snapshot(&parts.spec, &self.peers, peer);
+            let fetched = granary_consensus::fetch_snapshot(&parts.spec, &self.peers, peer, &self.platform);
             match tokio::time::timeout(FETCH_TIMEOUT, fetched).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
@@ -381,7 +381,7 @@ impl Supervisor {
             return;
         }
         let engine = Arc::clone(&self.engine);
-        match tokio::task::spawn_blocking(move || engine.close()).await {
+        match self.platform.blocking(move || engine.close()).await {
             Ok(Ok(())) => tracing::info!("stopped cleanly"),
             Ok(Err(error)) => tracing::error!(%error, "close engine: the next start rebuilds its trees"),
             Err(error) => tracing::error!(%error, "close engine"),

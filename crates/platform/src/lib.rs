@@ -1,14 +1,18 @@
-//! The only door to clocks, randomness, fresh ids and task spawning, so that a simulation can stand in for them.
+//! The only door to clocks, randomness, fresh ids, task spawning and other processes, so that a simulation can stand in
+//! for them.
 //!
 //! What needs one of these is given a [`Platform`]; nothing calls `SystemTime::now` or `tokio::spawn` itself.
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
+use granary_link::{Dial, Links, Tcp};
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -52,11 +56,23 @@ pub enum TaskKind {
     Request,
 }
 
+/// Where work runs that must not run on an async thread.
+#[derive(Debug, Clone)]
+enum Threads {
+    /// On the runtime's own threads for it.
+    Many,
+    /// On the caller's thread, so that it comes at one moment of simulated time. What owns threads itself runs on this
+    /// runtime, while simulated time stands still.
+    One(Handle),
+}
+
 /// Time, chance, tasks and shutdown of one process (or of one simulated host). Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Platform {
     clock: Arc<dyn Clock>,
     randomness: Arc<dyn Randomness>,
+    threads: Threads,
+    dial: Arc<dyn Dial>,
     shutdown: CancellationToken,
     stop_asked: CancellationToken,
     failure: Arc<Failure>,
@@ -78,7 +94,25 @@ impl Platform {
     /// A platform of the given parts.
     pub fn new(clock: Arc<dyn Clock>, randomness: Arc<dyn Randomness>) -> Self {
         let (shutdown, stop_asked) = (CancellationToken::new(), CancellationToken::new());
-        Self { clock, randomness, shutdown, stop_asked, failure: Arc::default() }
+        let (threads, dial) = (Threads::Many, Arc::new(Tcp));
+        Self { clock, randomness, threads, dial, shutdown, stop_asked, failure: Arc::default() }
+    }
+
+    /// The platform of a simulated host: everything happens on the one thread that runs the simulation. Libraries that
+    /// own threads ([`Self::apart_from_time`]) run on `foreign`, a runtime with threads of its own, and other hosts are
+    /// reached by `dial`.
+    pub fn simulated(
+        clock: Arc<dyn Clock>,
+        randomness: Arc<dyn Randomness>,
+        foreign: Handle,
+        dial: Arc<dyn Dial>,
+    ) -> Self {
+        Self { threads: Threads::One(foreign), dial, ..Self::new(clock, randomness) }
+    }
+
+    /// Whether this is a simulated host.
+    pub fn is_simulated(&self) -> bool {
+        matches!(self.threads, Threads::One(_))
     }
 
     /// The same platform with a shutdown of its own below this one's: for a part that can be stopped alone.
@@ -137,6 +171,39 @@ impl Platform {
                 platform.fail(format!("task {name} {how}"));
             }
         })
+    }
+
+    /// A pool of links to other processes.
+    pub fn links(&self, settings: granary_link::Settings) -> Links {
+        Links::new(Arc::clone(&self.dial), settings)
+    }
+
+    /// Runs what waits for a disk or computes for long, on a thread that may.
+    ///
+    /// # Errors
+    /// When the work panicked, or the runtime is being shut down.
+    pub async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let done = match self.threads {
+            Threads::Many => tokio::task::spawn_blocking(work).await.ok(),
+            Threads::One(_) => std::panic::catch_unwind(AssertUnwindSafe(work)).ok(),
+        };
+        done.ok_or_else(|| io::Error::other("blocking work panicked or was cancelled"))
+    }
+
+    /// Runs a future of a library that owns threads or timers of its own. In a simulation it takes no simulated time and
+    /// nothing else happens meanwhile, so that its threads cannot be seen; otherwise it is just awaited.
+    pub async fn apart_from_time<F>(&self, future: F) -> F::Output
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        match &self.threads {
+            Threads::Many => future.await,
+            Threads::One(foreign) => std::thread::scope(|scope| {
+                let joined = scope.spawn(|| foreign.block_on(future)).join();
+                joined.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            }),
+        }
     }
 
     /// Says that somebody wants the process to end: a signal, an operator.

@@ -8,13 +8,13 @@
 //!
 //! Streams carry the events of all feature groups: waiting for one group is waiting for all.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use granary_catalog::CatalogView;
+use granary_link::Links;
 use granary_platform::Platform;
 use granary_proto::MESSAGE_LEN_MAX;
 use granary_proto::internal::change_log_client::ChangeLogClient;
@@ -23,9 +23,7 @@ use granary_proto::internal::shard_read_response;
 use granary_proto::internal::{ReadLevel, ReadSegmentsRequest, ReadSegmentsResponse, ShardReadRequest};
 use granary_proto::v1::{WaitForOfflineRequest, WaitForOfflineResponse};
 use granary_types::{Error, ErrorKind, ShardId};
-use parking_lot::Mutex;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::Settings;
@@ -38,8 +36,7 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(100);
 pub(crate) struct OfflineWait {
     platform: Platform,
     catalog: watch::Receiver<Arc<CatalogView>>,
-    /// By address. No more than the cluster has nodes: those that left the catalog are dropped.
-    channels: Mutex<HashMap<String, Channel>>,
+    links: Links,
     wait_default: Duration,
     poll_interval: Duration,
     call_timeout: Duration,
@@ -65,10 +62,11 @@ impl Progress {
 
 impl OfflineWait {
     pub(crate) fn new(platform: Platform, catalog: watch::Receiver<Arc<CatalogView>>, settings: &Settings) -> Self {
+        let connect_timeout = settings.node_call_timeout;
         Self {
+            links: platform.links(granary_link::Settings { connect_timeout, ..granary_link::Settings::default() }),
             platform,
             catalog,
-            channels: Mutex::default(),
             wait_default: settings.wait_default,
             poll_interval: settings.wait_poll_interval,
             call_timeout: settings.node_call_timeout,
@@ -120,7 +118,6 @@ impl OfflineWait {
     /// One round of questions to all shards that are not done.
     async fn look(&self, shards: &mut [(ShardId, Progress)]) {
         let catalog = Arc::clone(&self.catalog.borrow());
-        self.channels.lock().retain(|address, _| catalog.nodes().iter().any(|node| node.address == *address));
         let open = shards.iter_mut().filter(|(_, progress)| !progress.reached());
         let rounds: FuturesUnordered<_> =
             open.map(|(shard, progress)| self.ask_shard(&catalog, *shard, progress)).collect();
@@ -150,17 +147,17 @@ impl OfflineWait {
 
     /// A replica's change log: as it is, or, where the target is not known yet, behind a linearizable read.
     async fn ask_replica(&self, address: &str, shard: ShardId, as_it_is: bool) -> Result<ReadSegmentsResponse, Status> {
-        let channel = self.channel(address)?;
+        let link = self.links.to(address).map_err(|error| Status::unavailable(error.to_string()))?;
         if !as_it_is {
             let barrier =
                 ShardReadRequest { shard: shard.0, level: ReadLevel::Linearizable.into(), ..Default::default() };
-            let mut client = ShardClient::new(channel.clone());
+            let mut client = ShardClient::new(link.clone());
             let answer = client.read(self.bounded(barrier)).await?.into_inner();
             let Some(shard_read_response::Result::Rows(_)) = answer.result else {
                 return Err(Status::unavailable("the replica does not lead"));
             };
         }
-        let mut client = ChangeLogClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+        let mut client = ChangeLogClient::new(link).max_decoding_message_size(MESSAGE_LEN_MAX);
         // After the last number there can be: where the log stands, without its events.
         let request = ReadSegmentsRequest { shard: shard.0, after_sequence: i64::MAX.cast_unsigned(), max_bytes: 0 };
         Ok(client.read_segments(self.bounded(request)).await?.into_inner())
@@ -170,17 +167,5 @@ impl OfflineWait {
         let mut request = Request::new(message);
         request.set_timeout(self.call_timeout);
         request
-    }
-
-    fn channel(&self, address: &str) -> Result<Channel, Status> {
-        let mut channels = self.channels.lock();
-        if let Some(channel) = channels.get(address) {
-            return Ok(channel.clone());
-        }
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|error| Status::unavailable(format!("node address {address:?}: {error}")))?;
-        let channel = endpoint.connect_timeout(self.call_timeout).timeout(self.call_timeout).connect_lazy();
-        channels.insert(address.to_owned(), channel.clone());
-        Ok(channel)
     }
 }

@@ -62,7 +62,7 @@ impl Router {
         registry: &Registry,
     ) -> Self {
         let shared = Shared {
-            nodes: Nodes::new(&settings),
+            nodes: Nodes::new(&platform, &settings),
             leaders: Leaders::default(),
             metrics: Metrics::register(registry),
             admission: Arc::new(Semaphore::new(settings.requests_in_flight_max)),

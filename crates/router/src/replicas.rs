@@ -5,10 +5,10 @@ use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use granary_catalog::CatalogView;
+use granary_link::Link;
 use granary_proto::internal::shard_client::ShardClient;
 use granary_types::{Error, ErrorKind, NodeId, ShardId};
 use parking_lot::Mutex;
-use tonic::transport::Channel;
 
 use crate::Shared;
 use crate::deadline::Deadline;
@@ -106,7 +106,7 @@ pub(crate) async fn ask_round<T, F, Fut>(
     call: F,
 ) -> Result<Answered<T>, RoundFailed>
 where
-    F: Fn(ShardClient<Channel>) -> Fut,
+    F: Fn(ShardClient<Link>) -> Fut,
     Fut: Future<Output = Result<T, Failure>>,
 {
     let view = shared.view();

@@ -59,8 +59,8 @@ impl ShardService {
         if request.keys.len() <= KEYS_INLINE_MAX {
             return replica.read(&request);
         }
-        let read = tokio::task::spawn_blocking(move || replica.read(&request));
-        read.await.unwrap_or_else(|error| {
+        let platform = replica.platform().clone();
+        platform.blocking(move || replica.read(&request)).await.unwrap_or_else(|error| {
             Err(WriteError::Failed(Error::new(granary_types::ErrorKind::Internal, format!("read rows: {error}"))))
         })
     }
