@@ -48,7 +48,10 @@ fn told(row: &(u64, &TableRow)) -> (u64, String) {
     let (i, TableRow { key, write_id, value, event_time, stream, sequence }) = row;
     let value = value.as_deref().unwrap_or("a delete");
     let place = format!("stream {stream}, sequence {sequence}");
-    (*i, format!("the table has {key} = {value} for event time {event_time}, write id {write_id} ({place}; line i={i})"))
+    (
+        *i,
+        format!("the table has {key} = {value} for event time {event_time}, write id {write_id} ({place}; line i={i})"),
+    )
 }
 
 fn once(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
@@ -83,7 +86,11 @@ fn once(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
         }
     }
     for here in rows.into_values() {
-        violation(&here[0].1.key, "the offline table has a row that nobody wrote", here.into_iter().map(told).collect());
+        violation(
+            &here[0].1.key,
+            "the offline table has a row that nobody wrote",
+            here.into_iter().map(told).collect(),
+        );
     }
     found
 }
@@ -137,11 +144,8 @@ fn offset_told((i, offset): &(u64, &TableOffset)) -> (u64, String) {
 
 /// Rows and offset are one commit: a row past its table's offset would be written again.
 fn past_offset(tables: &Tables<'_>) -> Vec<Violation> {
-    let offsets: BTreeMap<(&str, &str), &(u64, &TableOffset)> = tables
-        .offsets
-        .iter()
-        .map(|offset| ((offset.1.group.as_str(), offset.1.stream.as_str()), offset))
-        .collect();
+    let offsets: BTreeMap<(&str, &str), &(u64, &TableOffset)> =
+        tables.offsets.iter().map(|offset| ((offset.1.group.as_str(), offset.1.stream.as_str()), offset)).collect();
     let past = tables.rows.iter().find_map(|row| {
         let offset = offsets.get(&(row.1.key.group.as_str(), row.1.stream.as_str())).copied();
         if offset.is_some_and(|(_, offset)| row.1.sequence <= offset.sequence) {

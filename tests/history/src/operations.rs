@@ -1,6 +1,6 @@
 //! The operations in a history: calls paired with their ends, attempts of one write joined, batches taken apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::model::{Ack, Call, Change, Event, History, Key, Level, Mark, Outcome, Process, Seen, What, WriteCall};
@@ -124,11 +124,14 @@ impl Operations {
     }
 }
 
+/// A call that began and has not ended: when, what, and in which session.
+type UnderWay<'a> = (At, &'a Call, Option<u64>);
+
 #[derive(Default)]
 struct Pairing<'a> {
-    /// The call under way, or `None` for a process whose last call had an unknown outcome.
-    processes: BTreeMap<Process, Option<(At, &'a Call, Option<u64>)>>,
-    retired: BTreeMap<Process, u64>,
+    processes: BTreeMap<Process, Option<UnderWay<'a>>>,
+    /// Processes whose last call had an unknown outcome.
+    retired: BTreeSet<Process>,
     attempts: BTreeMap<&'a str, Vec<Attempt>>,
     reads: BTreeMap<Key, Vec<Read>>,
     marks: BTreeMap<Mark, At>,
@@ -143,7 +146,7 @@ impl<'a> Pairing<'a> {
         let at = At::of(event);
         match &event.what {
             What::Invoke { process, call, session } => {
-                if self.retired.contains_key(process) {
+                if self.retired.contains(process) {
                     return malformed(event.i, format!("{process} goes on after a call of unknown outcome"));
                 }
                 if matches!(call, Call::Write(_)) && self.marks.contains_key(&Mark::Final) {
@@ -160,7 +163,7 @@ impl<'a> Pairing<'a> {
                     return malformed(event.i, format!("{process} ends a call that it did not begin"));
                 };
                 if matches!(outcome, Outcome::Unknown { .. }) {
-                    self.retired.insert(*process, event.i);
+                    self.retired.insert(*process);
                 }
                 match call {
                     Call::Write(call) => {
@@ -264,10 +267,10 @@ fn joined(mut attempts: Vec<Attempt>) -> Result<Result<Write, WriteCall>, Malfor
 }
 
 fn values_are_unique(writes: &[Write]) -> Result<(), Malformed> {
-    let mut values = BTreeMap::new();
+    let mut values = BTreeSet::new();
     for write in writes {
         if let Change::Put { value } = &write.call.change
-            && values.insert(value, ()).is_some()
+            && !values.insert(value)
         {
             return malformed(write.invoked.i, format!("{} is put twice with the value {value}", write.call.key));
         }

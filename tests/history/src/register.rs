@@ -280,7 +280,10 @@ impl<'a> Register<'a> {
                 ops.extend(class.writes.iter().map(|write| Some(Op::Write(*write))));
             }
         }
-        self.violation("a read found no record, though one was acknowledged or seen before it that no delete hides", &ops)
+        self.violation(
+            "a read found no record, though one was acknowledged or seen before it that no delete hides",
+            &ops,
+        )
     }
 
     fn check_online(&self) -> Option<Violation> {

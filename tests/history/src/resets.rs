@@ -77,8 +77,7 @@ fn gone_is_gone(operations: &KeyOperations, reads: &[&Read]) -> Option<Violation
     for write in &operations.writes {
         let Some((acked, _)) = write.acked else { continue };
         let Some(reign) = around(write.invoked, acked) else { continue };
-        let replaces =
-            write.call.change == Change::HardDelete || write.call.event_time >= reign.write.call.event_time;
+        let replaces = write.call.change == Change::HardDelete || write.call.event_time >= reign.write.call.event_time;
         if replaces && write.call.write_id != reign.write.call.write_id {
             return violation(reign, vec![(write.invoked.i, write.told())], "a value was replaced and came back");
         }

@@ -64,10 +64,10 @@ fn random_history(chance: &mut Chance, mix: Mix) -> History {
 fn in_random_order(chance: &mut Chance, calls: Vec<Call>, ends: Vec<Option<Outcome>>) -> History {
     let mut places: Vec<(u64, usize, bool)> = Vec::new();
     let reach = 1 + chance.below(4 * calls.len() as u64);
-    for process in 0..calls.len() {
+    for (process, end) in ends.iter().enumerate() {
         let begin = 16 * chance.below(2 * calls.len() as u64);
         places.push((begin, process, true));
-        if ends[process].is_some() {
+        if end.is_some() {
             places.push((begin + 1 + 16 * chance.below(reach), process, false));
         }
     }
@@ -135,29 +135,29 @@ fn is_telling(tally: Tally, count: u64) {
 
 #[test]
 fn exact_on_event_times_of_their_own() {
-    let tally = compare(1, 60_000, PUTS);
+    let tally = compare(1, 30_000, PUTS);
     assert_eq!(tally.missed, 0, "{tally:?}");
-    is_telling(tally, 60_000);
+    is_telling(tally, 30_000);
 }
 
 #[test]
 fn exact_where_puts_share_event_times() {
-    let tally = compare(2, 60_000, Mix { ties: true, ..PUTS });
+    let tally = compare(2, 30_000, Mix { ties: true, ..PUTS });
     assert_eq!(tally.missed, 0, "{tally:?}");
-    is_telling(tally, 60_000);
+    is_telling(tally, 30_000);
 }
 
 #[test]
 fn never_wrong_where_deletes_share_event_times() {
-    let tally = compare(3, 40_000, Mix { ties: true, ties_with_deletes: true, ..PUTS });
-    is_telling(tally, 40_000);
+    let tally = compare(3, 20_000, Mix { ties: true, ties_with_deletes: true, ..PUTS });
+    is_telling(tally, 20_000);
     assert!(tally.missed * 10 < tally.both_accuse, "misses too much: {tally:?}");
 }
 
 #[test]
 fn never_wrong_on_hard_deletes() {
-    let tally = compare(4, 40_000, Mix { hard_deletes: true, ..PUTS });
-    is_telling(tally, 40_000);
+    let tally = compare(4, 20_000, Mix { hard_deletes: true, ..PUTS });
+    is_telling(tally, 20_000);
     assert!(tally.missed * 2 < tally.both_accuse, "misses too much: {tally:?}");
 }
 
@@ -198,8 +198,8 @@ fn compare_weak(seed: u64, count: u64, level: Level) -> Tally {
 #[test]
 fn weaker_levels_are_never_accused_wrongly_and_seldom_let_go() {
     for (seed, level) in [(5, Level::Eventual), (6, BOUNDED), (7, Level::Session)] {
-        let tally = compare_weak(seed, 30_000, level);
-        assert!(tally.both_fine > 500 && tally.both_accuse > 500, "one-sided: {level:?} {tally:?}");
+        let tally = compare_weak(seed, 15_000, level);
+        assert!(tally.both_fine > 250 && tally.both_accuse > 250, "one-sided: {level:?} {tally:?}");
         assert!(tally.missed * 20 < tally.both_accuse, "misses too much: {level:?} {tally:?}");
     }
 }
@@ -209,7 +209,7 @@ fn weaker_levels_are_never_accused_wrongly_and_seldom_let_go() {
 fn final_reads_are_judged_as_linearizable() {
     let mut chance = Chance(8);
     let mut accused = 0;
-    for _ in 0..20_000 {
+    for _ in 0..10_000 {
         let mut history = random_history(&mut chance, PUTS);
         let t_ns = history.events.last().map_or(0, |last| last.t_ns);
         history.push(t_ns, What::Mark(Mark::Final));
@@ -222,7 +222,8 @@ fn final_reads_are_judged_as_linearizable() {
                 value => Seen::Value { value: value.to_string(), event_time: None },
             };
             history.push(t_ns, What::Invoke { process: Process(process), call, session: None });
-            history.push(t_ns, What::Return { process: Process(process), outcome: Outcome::Read(vec![seen]), node: None });
+            history
+                .push(t_ns, What::Return { process: Process(process), outcome: Outcome::Read(vec![seen]), node: None });
         }
         let operations = Operations::of(&history).expect("recorded well");
         if !no_phantoms(&operations).is_empty() || !linearizable(&operations).violations.is_empty() {
@@ -235,5 +236,5 @@ fn final_reads_are_judged_as_linearizable() {
         assert_eq!(found.is_empty(), explains(&steps), "{found:?}\n{}", shown(&history));
         accused += u64::from(!found.is_empty());
     }
-    assert!(accused > 500, "one-sided: {accused}");
+    assert!(accused > 250, "one-sided: {accused}");
 }

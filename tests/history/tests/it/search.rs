@@ -50,8 +50,7 @@ fn search(steps: &[Step<'_>], done: u32, current: Option<usize>, tried: &mut Has
     left.into_iter().any(|step| {
         let may_be_next =
             steps[step].from <= first_end && steps[step].after.iter().all(|before| done & (1 << before) != 0);
-        may_be_next
-            && after(steps, step, current).is_some_and(|next| search(steps, done | (1 << step), next, tried))
+        may_be_next && after(steps, step, current).is_some_and(|next| search(steps, done | (1 << step), next, tried))
     })
 }
 
