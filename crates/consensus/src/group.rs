@@ -20,7 +20,7 @@ use openraft::{LinearizerOption, ServerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::leadership::{self, Leadership};
-use crate::log_store::LogStore;
+use crate::logs::{Log, Logs};
 use crate::network::Network;
 use crate::peers::PeerPool;
 use crate::propose::{self, Acknowledged, Budget, PendingProposal, Proposed};
@@ -116,7 +116,7 @@ struct Inner {
     settings: Settings,
     platform: Platform,
     raft: Raft,
-    log: LogStore,
+    log: Log,
     snapshots: Arc<SnapshotStore>,
     stats: Arc<Stats>,
     applied: watch::Receiver<u64>,
@@ -143,10 +143,25 @@ impl Group {
         peers: Arc<PeerPool>,
         platform: Platform,
     ) -> Result<Self, Error> {
+        Self::start_on(Logs::Files, spec, settings, sm, peers, platform).await
+    }
+
+    /// [`Self::start`] with its Raft log kept in `logs`.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_on(
+        logs: Logs,
+        spec: GroupSpec,
+        settings: Settings,
+        sm: Arc<dyn StateMachine>,
+        peers: Arc<PeerPool>,
+        platform: Platform,
+    ) -> Result<Self, Error> {
         let config = settings.raft_config(format!("{:032x}/{}", spec.cluster.0, spec.group))?;
         let platform = platform.child();
         let (spec, stats) = (Arc::new(spec), Arc::<Stats>::default());
-        let (log, snapshots, adapter) = open(&spec, &settings, sm, &stats, &platform).await?;
+        let (log, snapshots, adapter) = open(logs, &spec, &settings, sm, &stats, &platform).await?;
         let (applied, snapshot_wanted) = (adapter.applied(), adapter.snapshot_wanted());
         let network = Network {
             peers,
@@ -433,12 +448,13 @@ impl Group {
 
 /// Opens the files and restores the state machine, on a blocking thread.
 async fn open(
+    logs: Logs,
     spec: &Arc<GroupSpec>,
     settings: &Settings,
     sm: Arc<dyn StateMachine>,
     stats: &Arc<Stats>,
     platform: &Platform,
-) -> Result<(LogStore, Arc<SnapshotStore>, StateMachineAdapter), Error> {
+) -> Result<(Log, Arc<SnapshotStore>, StateMachineAdapter), Error> {
     let (spec, settings, stats, platform) = (Arc::clone(spec), settings.clone(), Arc::clone(stats), platform.clone());
     let door = platform.clone();
     let opened = door.blocking(move || {
@@ -448,7 +464,7 @@ async fn open(
             other => Error::Io { action: "open snapshots", path: dir.clone(), source: other.into() },
         })?;
         let log_dir = spec.dir.join("log");
-        let log = LogStore::open(&log_dir, &settings)?;
+        let log = logs.open(&log_dir, &settings)?;
         let snapshot = snapshots.newest().and_then(|newest| newest.meta().last_log_id);
         let purged = log.purged().map_err(Error::io("read raft log", log_dir))?;
         if let Some(purged) = purged

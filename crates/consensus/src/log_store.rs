@@ -286,7 +286,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 }
 
-fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
+pub(crate) fn half_open(range: &impl RangeBounds<u64>) -> (u64, u64) {
     let start = match range.start_bound() {
         Bound::Included(start) => *start,
         Bound::Excluded(before) => before.saturating_add(1),

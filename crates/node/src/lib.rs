@@ -26,5 +26,5 @@ mod settings;
 pub mod supervisor;
 
 pub use metrics::Metrics;
-pub use node::{Error, Node};
-pub use settings::{EngineKind, Settings};
+pub use node::{Error, Node, Port};
+pub use settings::{EngineKind, Settings, Simulated};

@@ -62,6 +62,29 @@ pub enum Error {
     Stopped,
 }
 
+/// Where a node serves its peers.
+pub enum Port {
+    /// On a TCP listener.
+    Tcp(TcpListener),
+    /// By whoever takes the services: a simulated network.
+    Given(Box<dyn FnOnce(Routes) + Send>),
+}
+
+impl From<TcpListener> for Port {
+    fn from(listener: TcpListener) -> Self {
+        Self::Tcp(listener)
+    }
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(listener) => f.debug_tuple("Tcp").field(listener).finish(),
+            Self::Given(_) => f.write_str("Given"),
+        }
+    }
+}
+
 /// A running node.
 #[derive(Debug)]
 pub struct Node {
@@ -84,7 +107,7 @@ struct Opened {
 }
 
 impl Node {
-    /// Opens the data directory, serves the peer port on `listener`, finds or founds the cluster and starts what
+    /// Opens the data directory, serves the peer services on `port`, finds or founds the cluster and starts what
     /// the catalog puts here. Returns when the node has its place; its replicas start as the catalog says.
     ///
     /// # Errors
@@ -92,7 +115,7 @@ impl Node {
     pub async fn start(
         settings: Settings,
         platform: &Platform,
-        listener: TcpListener,
+        port: impl Into<Port>,
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
         let platform = platform.child();
@@ -117,7 +140,7 @@ impl Node {
             metrics: Arc::clone(&metrics),
         };
         let routes = routes(meta_service.clone(), shard_service, consensus.clone()).await;
-        let server = serve(&platform, listener, routes);
+        let server = serve(&platform, port.into(), routes);
 
         let bootstrap = Bootstrap {
             settings: settings.clone(),
@@ -228,6 +251,10 @@ async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error>
     let identity = Identity::open(&settings.data_dir, platform.fresh_id())
         .map_err(|source| Error::Identity { path: settings.data_dir.clone(), source })?;
     let identity = Arc::new(Mutex::new(identity));
+    if let Some(simulated) = &settings.simulated {
+        let (engine, trust) = (Arc::clone(&simulated.engine), simulated.trust);
+        return Ok(Opened { identity, engine, trust, rebuilt_because: None });
+    }
     let (engine, trust, rebuilt_because): (Arc<dyn Engine>, _, _) = match settings.engine {
         EngineKind::Memory => (Arc::new(MemoryEngine::new()), TreeTrust::Untrusted, None),
         EngineKind::Sled => {
@@ -275,8 +302,15 @@ async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusServ
     routes.routes()
 }
 
-fn serve(platform: &Platform, listener: TcpListener, routes: Routes) -> JoinHandle<()> {
+fn serve(platform: &Platform, port: Port, routes: Routes) -> JoinHandle<()> {
     let shutdown = platform.clone();
+    let listener = match port {
+        Port::Tcp(listener) => listener,
+        Port::Given(give) => {
+            give(routes);
+            return platform.spawn(TaskKind::Request, "peer-port", async move { shutdown.shutdown_begun().await });
+        }
+    };
     let address: Option<SocketAddr> = listener.local_addr().ok();
     platform.spawn(TaskKind::Service, "peer-port", async move {
         // Set on the listener: the builder's own flag does not reach a listener that was bound outside.
@@ -318,7 +352,15 @@ impl Start {
         identity.lock().claim(spec.group, spec.replica, &spec.dir.join("log")).map_err(claim)?;
         let replica = spec.replica;
         let peers = Arc::clone(&self.peers);
-        let group = Group::start(spec, self.settings.consensus.clone(), machine, peers, self.platform.clone()).await?;
+        let group = Group::start_on(
+            self.settings.logs(),
+            spec,
+            self.settings.consensus.clone(),
+            machine,
+            peers,
+            self.platform.clone(),
+        )
+        .await?;
         identity.lock().note_started(ShardId::META, replica).map_err(claim)?;
         self.consensus.register(group.clone());
         let member = |member: &crate::identity::MetaMember| RaftMember {

@@ -1,7 +1,12 @@
 //! What a node is told.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use granary_consensus::Logs;
+use granary_shard::TreeTrust;
+use granary_store::Engine;
 
 /// The engine under the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,6 +16,17 @@ pub enum EngineKind {
     Sled,
     /// In memory: for simulation and tests. Rows are rebuilt from snapshot and Raft log at every start.
     Memory,
+}
+
+/// What a simulated node stands on instead of files: it outlives the node and forgets in a crash what was not synced.
+#[derive(Debug, Clone)]
+pub struct Simulated {
+    /// The engine under the store, instead of the one that [`Settings::engine`] names.
+    pub engine: Arc<dyn Engine>,
+    /// What its trees are worth.
+    pub trust: TreeTrust,
+    /// Where the Raft logs are.
+    pub logs: Logs,
 }
 
 /// A node's settings.
@@ -28,6 +44,8 @@ pub struct Settings {
     pub replicas: u32,
     /// The engine under the store.
     pub engine: EngineKind,
+    /// Set for a node in a simulation.
+    pub simulated: Option<Simulated>,
     /// sled's page cache, for the whole node.
     pub sled_cache_bytes: u64,
     /// Each replica's store.
@@ -61,6 +79,7 @@ impl Settings {
             shards: 3,
             replicas,
             engine: EngineKind::default(),
+            simulated: None,
             sled_cache_bytes: 256 << 20,
             shard: granary_shard::Settings::default(),
             consensus: granary_consensus::Settings::default(),
@@ -73,5 +92,9 @@ impl Settings {
             // Below the router's patience with one replica, so that it hears of the lag and asks another.
             read_wait: Duration::from_secs(2),
         }
+    }
+
+    pub(crate) fn logs(&self) -> Logs {
+        self.simulated.as_ref().map(|simulated| simulated.logs.clone()).unwrap_or_default()
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use granary_catalog::{CatalogView, ReplicaEntry, ShardEntry};
 use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool};
-use granary_platform::Platform;
-use granary_shard::{ShardStore, TreeTrust};
+use granary_platform::{Platform, TaskKind};
+use granary_shard::{ShardStore, Step, TreeTrust};
 use granary_store::{Engine, Tree};
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use parking_lot::{Mutex, RwLock};
@@ -29,6 +29,8 @@ const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 const REBUILDS_MAX: u32 = 3;
 /// The pause before a replica that did not start is tried again.
 const RETRY: Duration = Duration::from_secs(3);
+/// The simulated time of a piece of the checkpointer's work.
+const CHECKPOINT_STEP: Duration = Duration::from_millis(5);
 /// How long one peer may take to send a snapshot.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -231,12 +233,13 @@ impl Supervisor {
     /// Opens the store over its tree. A tree that turns out to be damaged is emptied and opened as untrusted.
     async fn open_store(&self, shard: ShardId, replica: ReplicaId, trust: TreeTrust) -> Result<Arc<ShardStore>, Error> {
         let (engine, settings) = (Arc::clone(&self.engine), self.settings.shard);
+        let open = if self.platform.is_simulated() { ShardStore::open_stepped } else { ShardStore::open };
         let opened = self.platform.blocking(move || {
             let tree: Arc<dyn Tree> = engine.tree(&format!("shard-{shard}-replica-{replica}"))?;
-            match ShardStore::open(Arc::clone(&tree), trust, settings) {
+            match open(Arc::clone(&tree), trust, settings) {
                 Err(error @ granary_shard::Error::Corrupt { .. }) => {
                     tree.clear()?;
-                    Ok((ShardStore::open(tree, TreeTrust::Untrusted, settings)?, Some(error)))
+                    Ok((open(tree, TreeTrust::Untrusted, settings)?, Some(error)))
                 }
                 other => Ok::<_, Error>((other?, None)),
             }
@@ -248,7 +251,20 @@ impl Supervisor {
             self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "corrupt-tree"]).inc();
             self.replicas.set_note(shard, why.to_string());
         }
+        if self.platform.is_simulated() {
+            self.step_in_simulated_time(Arc::clone(&store));
+        }
         Ok(store)
+    }
+
+    /// Drives the checkpointer of a simulated node, which has no threads.
+    fn step_in_simulated_time(&self, store: Arc<ShardStore>) {
+        let platform = self.platform.clone();
+        self.platform.spawn(TaskKind::Request, "checkpointer", async move {
+            while store.step(platform.instant().into_std()) != Step::Ended {
+                platform.sleep(CHECKPOINT_STEP).await;
+            }
+        });
     }
 
     /// Starts the replica. One that has its Raft log but lost its snapshots takes a peer's.
