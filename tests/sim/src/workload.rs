@@ -1,0 +1,295 @@
+//! The clients: each calls its router, one call after the other, and records what it asked and what it was told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use granary_history::model::{Ack, Call, Change, Key, Level, Outcome, ReadCall, Seen, WriteCall};
+use granary_history::{Client, Recorder};
+use granary_platform::Platform;
+use granary_proto::v1;
+use granary_router::{
+    BatchGetCommand, BatchKeys, Consistency, DeleteCommand, GetCommand, OnlineRecord, PutCommand, Router, Session,
+};
+use granary_types::record::RawValue;
+use granary_types::{Error, ErrorKind, WriteId};
+
+use crate::rng::Rng;
+
+/// Feature groups of the same records, so that one shard's change log feeds several tables.
+pub(crate) const GROUPS: [&str; 2] = ["flights", "riders"];
+/// Few, so that clients meet.
+const KEYS: u64 = 6;
+/// Hard deletes are kept to one record: they are checked by weaker rules.
+const RESET_KEY: &str = "reset";
+const EVENT_TIME_BASE: i64 = 1_700_000_000;
+const STALENESS_MS: u32 = 2_000;
+
+/// What the clients of a run share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) recorder: Recorder,
+    pub(crate) stop: AtomicBool,
+    pub(crate) running: AtomicUsize,
+    event_time: AtomicI64,
+    values: AtomicUsize,
+}
+
+impl Shared {
+    pub(crate) fn new(recorder: Recorder) -> Arc<Self> {
+        let (stop, running) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let (event_time, values) = (AtomicI64::new(EVENT_TIME_BASE), AtomicUsize::new(0));
+        Arc::new(Self { recorder, stop, running, event_time, values })
+    }
+}
+
+/// Every key of the workload.
+pub(crate) fn keys() -> Vec<String> {
+    (0..KEYS).map(|number| format!("k{number}")).chain([RESET_KEY.to_owned()]).collect()
+}
+
+/// Creates the feature groups; tries until they are there.
+pub(crate) async fn create_groups(router: Router, platform: Platform, done: Arc<AtomicBool>) {
+    for name in GROUPS {
+        let feature = |name: &str, kind: v1::FeatureType| v1::Feature {
+            name: name.to_owned(),
+            r#type: kind.into(),
+            ..Default::default()
+        };
+        let request = v1::CreateFeatureGroupRequest {
+            name: name.to_owned(),
+            features: vec![
+                feature("id", v1::FeatureType::String),
+                feature("at", v1::FeatureType::Fractional),
+                feature("value", v1::FeatureType::String),
+            ],
+            record_identifier_feature: "id".to_owned(),
+            event_time_feature: "at".to_owned(),
+            online: Some(v1::OnlineConfig::default()),
+            offline: Some(v1::OfflineConfig::default()),
+            ..Default::default()
+        };
+        while let Err(error) = router.create_feature_group(request.clone()).await {
+            if error.kind == ErrorKind::InUse {
+                break;
+            }
+            platform.sleep(Duration::from_millis(200)).await;
+        }
+    }
+    done.store(true, Ordering::SeqCst);
+}
+
+/// One client's life, until the run is told to stop.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) router: Router,
+    pub(crate) platform: Platform,
+    pub(crate) client: Client,
+    pub(crate) session: Session,
+    pub(crate) rng: Rng,
+}
+
+impl Worker {
+    pub(crate) async fn run(mut self) {
+        self.shared.running.fetch_add(1, Ordering::SeqCst);
+        while !self.shared.stop.load(Ordering::SeqCst) {
+            self.one_call().await;
+            let think = Duration::from_millis(self.rng.between(5, 250));
+            self.platform.sleep(think).await;
+        }
+        self.shared.running.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    async fn one_call(&mut self) {
+        match self.rng.below(100) {
+            0..=49 => self.put().await,
+            50..=57 => self.delete(false).await,
+            58..=61 => self.delete(true).await,
+            62..=87 => self.get().await,
+            _ => self.batch_get().await,
+        }
+    }
+
+    fn group(&mut self) -> String {
+        (*self.rng.pick(&GROUPS)).to_owned()
+    }
+
+    fn key(&mut self) -> String {
+        if self.rng.per_mille(60) { RESET_KEY.to_owned() } else { format!("k{}", self.rng.below(KEYS)) }
+    }
+
+    /// Mostly newer than all before, sometimes the same as another's, sometimes older.
+    fn event_time(&mut self) -> i64 {
+        let newest = self.shared.event_time.fetch_add(1, Ordering::SeqCst);
+        match self.rng.below(10) {
+            0 => newest - i64::try_from(self.rng.below(40)).expect("small"),
+            1 => self.shared.event_time.load(Ordering::SeqCst) - 2,
+            _ => newest,
+        }
+    }
+
+    fn write_id(&mut self) -> WriteId {
+        WriteId(u128::from(self.rng.next()) << 64 | u128::from(self.rng.next()))
+    }
+
+    async fn put(&mut self) {
+        let (group, key, event_time, id) = (self.group(), self.key(), self.event_time(), self.write_id());
+        let value = format!("v{}", self.shared.values.fetch_add(1, Ordering::SeqCst));
+        let text = |name: &str, text: String| (name.to_owned(), RawValue::Text(text));
+        let command = PutCommand {
+            group: group.clone(),
+            values: vec![text("id", key.clone()), text("at", event_time.to_string()), text("value", value.clone())],
+            targets: None,
+            ttl: None,
+            write_id: Some(id),
+            timeout: Some(Duration::from_secs(4)),
+        };
+        let call = WriteCall { key: Key::new(group, key), change: Change::Put { value }, event_time, write_id: hex(id) };
+        let router = self.router.clone();
+        self.write(call, || router.put(command.clone())).await;
+    }
+
+    async fn delete(&mut self, hard: bool) {
+        let (group, event_time, id) = (self.group(), self.event_time(), self.write_id());
+        let key = if hard { RESET_KEY.to_owned() } else { self.key() };
+        let command = DeleteCommand {
+            group: group.clone(),
+            identifier: key.clone(),
+            event_time: event_time.to_string(),
+            hard,
+            targets: None,
+            write_id: Some(id),
+            timeout: Some(Duration::from_secs(4)),
+        };
+        let change = if hard { Change::HardDelete } else { Change::SoftDelete };
+        let call = WriteCall { key: Key::new(group, key), change, event_time, write_id: hex(id) };
+        let router = self.router.clone();
+        self.write(call, || router.delete_record(command.clone())).await;
+    }
+
+    /// Writes and, after an unknown outcome, sometimes writes again under the same id.
+    async fn write<F>(&mut self, call: WriteCall, attempt: impl Fn() -> F)
+    where
+        F: Future<Output = Result<granary_router::Written, Error>>,
+    {
+        for _ in 0..2 {
+            self.client.begin(Call::Write(call.clone()));
+            let outcome = attempt().await;
+            let is_unknown = match outcome {
+                Ok(written) => {
+                    self.session.merge(&written.session());
+                    let ack = Ack {
+                        shard: Some(written.shard.0),
+                        log_index: Some(written.raft_index),
+                        stamp: None,
+                        became_online: Some(written.became_online),
+                    };
+                    self.client.end(Outcome::Written(ack), None);
+                    false
+                }
+                Err(error) => {
+                    let outcome = outcome_of(&error);
+                    let is_unknown = matches!(outcome, Outcome::Unknown { .. });
+                    self.client.end(outcome, None);
+                    is_unknown
+                }
+            };
+            if !is_unknown || self.rng.per_mille(500) {
+                return;
+            }
+        }
+    }
+
+    fn level(&mut self) -> (Level, Consistency) {
+        match self.rng.below(10) {
+            0..=4 => (Level::Linearizable, Consistency::Linearizable),
+            5..=6 => (Level::Session, Consistency::Session(self.session.clone())),
+            7..=8 => (
+                Level::BoundedStaleness { max_staleness_ms: STALENESS_MS.into() },
+                Consistency::BoundedStaleness(STALENESS_MS),
+            ),
+            _ => (Level::Eventual, Consistency::Eventual),
+        }
+    }
+
+    async fn get(&mut self) {
+        let (group, key, (level, consistency)) = (self.group(), self.key(), self.level());
+        read_one(&self.router, &mut self.client, group, key, level, consistency).await;
+    }
+
+    async fn batch_get(&mut self) {
+        let (group, (level, consistency)) = (self.group(), self.level());
+        let keys = keys();
+        let call = ReadCall { group: group.clone(), keys: keys.clone(), batch: true, level };
+        self.client.begin(Call::Read(call));
+        let identifiers = keys.clone();
+        let command = BatchGetCommand {
+            keys: vec![BatchKeys { group, identifiers, features: Vec::new() }],
+            consistency,
+            timeout: Some(Duration::from_secs(4)),
+        };
+        let outcome = match self.router.batch_get(command).await {
+            Ok(answer) => {
+                let mut seen = vec![Seen::Absent; keys.len()];
+                for found in &answer.records {
+                    seen[found.identifier] = seen_of(&found.record);
+                }
+                for failed in &answer.failures {
+                    seen[failed.identifier] = Seen::Error;
+                }
+                Outcome::Read(seen)
+            }
+            Err(error) => Outcome::Failed { error: error.message },
+        };
+        self.client.end(outcome, None);
+    }
+}
+
+/// Reads one record and records it.
+pub(crate) async fn read_one(
+    router: &Router,
+    client: &mut Client,
+    group: String,
+    key: String,
+    level: Level,
+    consistency: Consistency,
+) -> bool {
+    let call = ReadCall { group: group.clone(), keys: vec![key.clone()], batch: false, level };
+    client.begin(Call::Read(call));
+    let timeout = Some(Duration::from_secs(4));
+    let command = GetCommand { group, identifier: key, features: Vec::new(), consistency, timeout };
+    let (outcome, told) = match router.get(command).await {
+        Ok(Some(record)) => (Outcome::Read(vec![seen_of(&record)]), true),
+        Ok(None) => (Outcome::Read(vec![Seen::Absent]), true),
+        Err(error) => (Outcome::Failed { error: error.message }, false),
+    };
+    client.end(outcome, None);
+    told
+}
+
+fn seen_of(record: &OnlineRecord) -> Seen {
+    let value = record.named().find(|(name, _)| *name == "value").map(|(_, value)| value.clone());
+    match value {
+        Some(RawValue::Text(value)) => Seen::Value { value, event_time: Some(record.event_time.seconds()) },
+        _ => Seen::Error,
+    }
+}
+
+/// Only what certainly changed nothing has failed.
+fn outcome_of(error: &Error) -> Outcome {
+    let text = format!("{:?}: {}", error.kind, error.message);
+    match error.kind {
+        ErrorKind::Invalid
+        | ErrorKind::NotFound
+        | ErrorKind::InUse
+        | ErrorKind::Forbidden
+        | ErrorKind::Overloaded
+        | ErrorKind::Unavailable => Outcome::Failed { error: text },
+        _ => Outcome::Unknown { error: text },
+    }
+}
+
+/// As the offline table has it.
+pub(crate) fn hex(id: WriteId) -> String {
+    format!("{:032x}", id.0)
+}
