@@ -13,7 +13,7 @@ use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use crate::log_store::LogStore;
 use crate::memory_log::{MemoryDisk, MemoryLog};
 use crate::type_config::{Entry, LogId, TypeConfig, Vote};
-use crate::{Error, Settings};
+use crate::{Error, Settings, dirs};
 
 /// Where the Raft logs of a process are kept.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,12 @@ impl Logs {
     pub(crate) fn open(&self, dir: &Path, settings: &Settings) -> Result<Log, Error> {
         match self {
             Self::Files => LogStore::open(dir, settings).map(Log::Files),
-            Self::Memory(disk) => Ok(Log::Memory(disk.open(dir, settings.append_bytes_max))),
+            Self::Memory(disk) => {
+                // The identity looks for the files of a log that it knows of.
+                dirs::create_synced(dir).map_err(Error::io("create raft log directory", dir))?;
+                std::fs::write(dir.join("in-memory"), b"").map_err(Error::io("mark raft log", dir))?;
+                Ok(Log::Memory(disk.open(dir, settings.append_bytes_max)))
+            }
         }
     }
 }

@@ -170,11 +170,7 @@ impl Waiter {
 type Wanted = mpsc::UnboundedSender<Waiter>;
 
 /// One sync after the other while any is wanted.
-async fn sync_in_turn(
-    data: Arc<Mutex<Data>>,
-    times: Arc<dyn SyncTimes>,
-    mut wants: mpsc::UnboundedReceiver<Waiter>,
-) {
+async fn sync_in_turn(data: Arc<Mutex<Data>>, times: Arc<dyn SyncTimes>, mut wants: mpsc::UnboundedReceiver<Waiter>) {
     let mut joined = Vec::new();
     while wants.recv_many(&mut joined, usize::MAX).await > 0 {
         let (count, generation) = {

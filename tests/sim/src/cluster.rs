@@ -61,7 +61,9 @@ impl Cluster {
     pub(crate) fn start_all(mut world: World, recorder: Recorder) -> anyhow::Result<Self> {
         let root = "memory:///warehouse".parse()?;
         let bucket = Arc::new(world.bucket.clone());
-        let warehouse = Arc::new(world.aside(Warehouse::over(bucket, root, Options::default()))?);
+        // Names of files are drawn from the seed: whether a request for one fails depends on its name.
+        let options = Options { platform: world.nobodys_platform(), ..Options::default() };
+        let warehouse = Arc::new(world.aside(Warehouse::over(bucket, root, options))?);
         let mut desks = Vec::new();
         for number in 1..=CLIENT_HOSTS {
             let host = client_name(number);
@@ -158,7 +160,8 @@ impl Cluster {
                 self.restart_later(&name, now + RESTART_NS);
             }
         }
-        let due: Vec<String> = self.restarts.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<String> =
+            self.restarts.iter().filter(|(_, at)| **at <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             if let Some(number) = (1..=NODES).find(|number| node_name(*number) == name)
                 && let Some(disk) = self.world.disk_of(number)
@@ -235,7 +238,12 @@ impl Cluster {
     }
 
     /// Runs a task on a host of clients and ticks until it has ended; `false` when it did not in time.
-    pub(crate) fn await_on(&mut self, desk: &Desk, task: impl Future<Output = ()> + Send + 'static, limit_ns: u64) -> bool {
+    pub(crate) fn await_on(
+        &mut self,
+        desk: &Desk,
+        task: impl Future<Output = ()> + Send + 'static,
+        limit_ns: u64,
+    ) -> bool {
         let done = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&done);
         self.world.run_on(&desk.host, async move {

@@ -43,7 +43,7 @@ pub(crate) fn digest(history: &History) -> anyhow::Result<u64> {
 /// # Errors
 /// When this program cannot start itself.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let from = args.from.unwrap_or_else(|| std::process::id().into() );
+    let from = args.from.unwrap_or_else(|| std::process::id().into());
     let began = Instant::now();
     let program = std::env::current_exe()?;
     let next = AtomicU64::new(0);

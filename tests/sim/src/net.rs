@@ -162,7 +162,8 @@ impl Net {
             match delivery {
                 Delivery::Piece { caller, piece } => drop(caller.send(piece)),
                 Delivery::Request { from, to, parts, body, caller } => {
-                    let answer = Answering { net: self.clone(), from: to.clone(), to: from, caller, last_ns: 0, ended: false };
+                    let answer =
+                        Answering { net: self.clone(), from: to.clone(), to: from, caller, last_ns: 0, ended: false };
                     match state.places.get(&to).map(|place| (place.handle.clone(), place.routes.clone())) {
                         Some((handle, Some(routes))) => {
                             drop(state);

@@ -12,9 +12,9 @@ impl Rng {
 
     /// A sequence of its own for `purpose`.
     pub(crate) fn fork(&self, purpose: &str) -> Self {
-        let mixed = purpose.bytes().fold(self.0 ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let mixed = purpose
+            .bytes()
+            .fold(self.0 ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
         let mut fork = Self(mixed);
         fork.next();
         fork

@@ -78,7 +78,7 @@ impl Run {
         let task = create_groups(desk.router.clone(), desk.platform.clone(), Arc::clone(&created));
         anyhow::ensure!(cluster.await_on(&desk, task, PATIENCE_NS), "the cluster does not come up");
 
-        let shared = Shared::new(self.recorder.clone());
+        let shared = Shared::new();
         cluster.start_clients(&shared);
         let mut nemesis = Nemesis::new(cluster.world.rng.fork(&format!("nemesis {seed}")), self.recorder.clone());
         let until = cluster.world.now() + seconds * SECOND;
@@ -136,7 +136,8 @@ impl Run {
         let streams: Vec<StreamId> = view.shards().iter().map(|shard| shard.stream).collect();
         for name in GROUPS {
             let group = view.group(name).context("the group is in the catalog")?;
-            let found = cluster.world.aside(tables::read(&cluster.warehouse, &cluster.world.bucket, group, &streams))?;
+            let found =
+                cluster.world.aside(tables::read(&cluster.warehouse, &cluster.world.bucket, group, &streams))?;
             found.into_iter().for_each(|what| self.recorder.note(what));
         }
         Ok(())

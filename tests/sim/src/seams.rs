@@ -52,9 +52,13 @@ fn fill(bytes: &mut [u8]) {
 ///
 /// # Safety
 /// As the C library's: `buffer` has room for `len` bytes.
-#[expect(unsafe_code, reason = "takes the place of a C function")]
+#[expect(unsafe_code, unreachable_pub, reason = "takes the place of a C function")]
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn getrandom(buffer: *mut libc::c_void, len: libc::size_t, _flags: libc::c_uint) -> libc::ssize_t {
+pub unsafe extern "C" fn getrandom(
+    buffer: *mut libc::c_void,
+    len: libc::size_t,
+    _flags: libc::c_uint,
+) -> libc::ssize_t {
     if FOREIGN.load(Ordering::SeqCst) == 0 {
         // Before the simulation began.
         // SAFETY: the caller's promise is handed on.
@@ -70,7 +74,7 @@ pub unsafe extern "C" fn getrandom(buffer: *mut libc::c_void, len: libc::size_t,
 ///
 /// # Safety
 /// As the C library's: `time` can be written.
-#[expect(unsafe_code, reason = "takes the place of a C function")]
+#[expect(unsafe_code, unreachable_pub, reason = "takes the place of a C function")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn clock_gettime(clock: libc::clockid_t, time: *mut libc::timespec) -> libc::c_int {
     if !SIMULATED.get() {

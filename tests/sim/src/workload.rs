@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use granary_history::Client;
 use granary_history::model::{Ack, Call, Change, Key, Level, Outcome, ReadCall, Seen, WriteCall};
-use granary_history::{Client, Recorder};
 use granary_platform::Platform;
 use granary_proto::v1;
 use granary_router::{
@@ -28,7 +28,6 @@ const STALENESS_MS: u32 = 2_000;
 /// What the clients of a run share.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) recorder: Recorder,
     pub(crate) stop: AtomicBool,
     pub(crate) running: AtomicUsize,
     event_time: AtomicI64,
@@ -36,10 +35,10 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(recorder: Recorder) -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         let (stop, running) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (event_time, values) = (AtomicI64::new(EVENT_TIME_BASE), AtomicUsize::new(0));
-        Arc::new(Self { recorder, stop, running, event_time, values })
+        Arc::new(Self { stop, running, event_time, values })
     }
 }
 
@@ -144,7 +143,8 @@ impl Worker {
             write_id: Some(id),
             timeout: Some(Duration::from_secs(4)),
         };
-        let call = WriteCall { key: Key::new(group, key), change: Change::Put { value }, event_time, write_id: hex(id) };
+        let call =
+            WriteCall { key: Key::new(group, key), change: Change::Put { value }, event_time, write_id: hex(id) };
         let router = self.router.clone();
         self.write(call, || router.put(command.clone())).await;
     }

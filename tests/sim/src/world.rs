@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Barrier};
+use std::time::Duration;
 
 use granary_catalog::CatalogView;
 use granary_consensus::{Logs, MemoryDisk};
@@ -31,6 +32,9 @@ pub(crate) const MS: u64 = 1_000_000;
 const TICK_NS: u64 = 2 * MS;
 /// How often an engine makes durable what it was given, as sled does.
 const ENGINE_FLUSH_NS: u64 = 500 * MS;
+
+const FOREIGN_WORKERS: usize = 2;
+const FOREIGN_BLOCKING: usize = 8;
 
 /// How many nodes a cluster has.
 pub(crate) const NODES: usize = 3;
@@ -114,16 +118,21 @@ impl World {
     /// A world without hosts.
     pub(crate) fn new(seed: u64) -> anyhow::Result<Self> {
         let rng = Rng::new(seed);
-        let foreign = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         Ok(Self {
             net: Net::new(rng.fork("net")),
             bucket: Bucket::new(rng.fork("bucket")),
             now_ns: Arc::default(),
             slots: BTreeMap::new(),
-            foreign,
+            foreign: foreign_runtime()?,
             dir: tempfile::Builder::new().prefix("granary-sim-").tempdir()?,
             rng,
         })
+    }
+
+    /// Clock and chance that belong to no host.
+    pub(crate) fn nobodys_platform(&self) -> Platform {
+        let clock = HostClock { now_ns: Arc::clone(&self.now_ns), off_ns: Arc::default() };
+        Platform::new(Arc::new(clock), Arc::new(HostChance(Mutex::new(self.rng.fork("nobody")))))
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -278,6 +287,25 @@ impl World {
             }
         }
     }
+}
+
+/// Threads for libraries that own threads. All of them are started before anything else: tokio draws the seeds of its
+/// runtimes from a counter of the process, which threads that start later would move at some time or other.
+fn foreign_runtime() -> std::io::Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(FOREIGN_WORKERS).max_blocking_threads(FOREIGN_BLOCKING).enable_all();
+    let foreign = builder.thread_keep_alive(Duration::from_secs(1 << 20)).build()?;
+    let started = Arc::new(Barrier::new(FOREIGN_WORKERS + FOREIGN_BLOCKING + 1));
+    for _ in 0..FOREIGN_WORKERS {
+        let started = Arc::clone(&started);
+        drop(foreign.spawn(async move { started.wait() }));
+    }
+    for _ in 0..FOREIGN_BLOCKING {
+        let started = Arc::clone(&started);
+        drop(foreign.spawn_blocking(move || started.wait()));
+    }
+    started.wait();
+    Ok(foreign)
 }
 
 fn index(number: u64) -> usize {
