@@ -4,6 +4,7 @@ The binary is the one that cargo built (GRANARY_BIN overrides it). Every wait is
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -54,10 +55,12 @@ def wait_until(condition, seconds, what):
 class Server:
     """One `granary dev` process on a data directory that outlives it."""
 
-    def __init__(self, data_dir, log):
+    def __init__(self, data_dir, log, settings=None, environment=None):
         self.data_dir = pathlib.Path(data_dir)
         self.port = free_ports(4)
         self.log = log
+        self.settings = [f"--set={key}={value}" for key, value in (settings or {}).items()]
+        self.environment = {**os.environ, **(environment or {})}
         self.process = None
 
     @property
@@ -66,7 +69,9 @@ class Server:
 
     def start(self):
         command = [str(binary()), "dev", "--data-dir", str(self.data_dir), "--listen", f"127.0.0.1:{self.port}"]
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            command + self.settings, stdout=self.log, stderr=self.log, stdin=subprocess.DEVNULL, env=self.environment
+        )
         wait_until(self.ready, 120, f"{self.endpoint}/readyz")
         return self
 
@@ -77,6 +82,21 @@ class Server:
                 return answer.status == 200
         except (urllib.error.URLError, OSError):
             return False
+
+    def granary(self, *arguments):
+        """A client command; its output as JSON."""
+        command = [str(binary()), *arguments, "--endpoint", self.endpoint, "--output", "json", *self.settings]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=self.environment)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return json.loads(done.stdout)
+
+    def metric(self, name):
+        """The sum of a metric over its labels."""
+        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line)]
+        assert values, f"no metric {name}"
+        return sum(values)
 
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
@@ -145,7 +165,7 @@ def create_users(control, name, offline=True, online=True, **more):
     if online:
         request.setdefault("OnlineStoreConfig", {"EnableOnlineStore": True})
     if offline:
-        request["OfflineStoreConfig"] = {"S3StorageConfig": {"S3Uri": "s3://features/history"}}
+        request.setdefault("OfflineStoreConfig", {"S3StorageConfig": {"S3Uri": "s3://features/history"}})
         request["RoleArn"] = ROLE
     return control.create_feature_group(**request)
 

@@ -17,8 +17,9 @@ KILLS = 3
 class Load:
     """Writers that remember what was acknowledged, and what may or may not have been written."""
 
-    def __init__(self, server):
+    def __init__(self, server, group=GROUP):
         self.server = server
+        self.group = group
         self.lock = threading.Lock()
         self.acknowledged = {}
         self.unknown = set()
@@ -32,7 +33,10 @@ class Load:
             user, trips = f"{worker}-{number % KEYS}", f"{round_number + 1}{number:06d}"
             event_time = f"20{20 + round_number}-01-01T00:{number // 60 % 60:02d}:{number % 60:02d}.{number:06d}Z"
             try:
-                runtime.put_record(FeatureGroupName=GROUP, Record=record(user_id=user, trips=trips, event_time=event_time))
+                runtime.put_record(
+                    FeatureGroupName=self.group,
+                    Record=record(user_id=user, trips=trips, event_time=event_time),
+                )
             except (BotoCoreError, ClientError):
                 with self.lock:
                     self.unknown.add((user, trips))

@@ -60,6 +60,24 @@ pub enum Error {
         /// What had to be reached.
         events: u64,
     },
+    /// The table does not hold what was trimmed from the change log because it held it: it was deleted or cut, or an
+    /// older copy of it was put back. It is not written to until the history is back, or an operator has given it up.
+    #[error(
+        "offline table lacks history that was acknowledged: put it back, or give it up by `granary offline give-up` \
+         group={group} location={location} stream={stream} offset={offset} acknowledged={trimmed}"
+    )]
+    LostHistory {
+        /// The table's feature group.
+        group: FeatureGroupId,
+        /// Where the table is, or was.
+        location: String,
+        /// The first stream whose events are missing.
+        stream: StreamId,
+        /// How far the table goes; 0 for one that is not there.
+        offset: u64,
+        /// How far it went.
+        trimmed: u64,
+    },
     /// The offline table failed.
     #[error("write offline table group={group}")]
     Table {
@@ -74,13 +92,16 @@ pub enum Error {
     TaskDied,
 }
 
-/// An error with its causes, for a log line.
+/// An error with its causes, for a log line. Some libraries tell the cause in the error already.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         source = cause.source();
     }
     text

@@ -11,6 +11,7 @@ use granary_types::{FeatureGroupId, StreamId};
 
 use crate::Error;
 use crate::error::chain;
+use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::segments::{Ready, Waiting, decode};
 use crate::settings::{Settings, Step};
@@ -46,7 +47,7 @@ pub(crate) async fn flush(
             }
         }
     }
-    let (plans, loads) = divide(readies);
+    let (plans, loads) = divide(readies, &tables.marks);
     let landed = land_all(loads, tables, platform, settings, metrics).await;
     settings.reached(Step::ReadBack).await;
     for plan in plans {
@@ -79,14 +80,15 @@ struct Plan {
 }
 
 /// From events by stream to rows by table.
-fn divide(readies: Vec<Ready>) -> (Vec<Plan>, BTreeMap<FeatureGroupId, Load>) {
+fn divide(readies: Vec<Ready>, marks: &Marks) -> (Vec<Plan>, BTreeMap<FeatureGroupId, Load>) {
     let mut loads: BTreeMap<FeatureGroupId, Load> = BTreeMap::new();
     let mut plans = Vec::with_capacity(readies.len());
     for ready in readies {
         let mut needs = BTreeMap::new();
         for (group, table) in ready.tables {
             needs.extend(table.rows.last().map(|row| (group, row.sequence)));
-            let load = loads.entry(group).or_insert_with(|| Load { group: table.group.clone(), rows: Vec::new() });
+            let new = || Load { group: table.group.clone(), rows: Vec::new(), marks: marks.of(group) };
+            let load = loads.entry(group).or_insert_with(new);
             load.rows.extend(table.rows);
         }
         plans.push(Plan { stream: ready.stream, until: ready.until, waiting: ready.waiting, needs });
@@ -94,7 +96,7 @@ fn divide(readies: Vec<Ready>) -> (Vec<Plan>, BTreeMap<FeatureGroupId, Load>) {
     (plans, loads)
 }
 
-/// Lands a few tables at a time. A table that fails is logged here and missing from the answer.
+/// Lands a few tables at a time. A table that fails is noted as failing and missing from the answer.
 async fn land_all(
     loads: BTreeMap<FeatureGroupId, Load>,
     tables: &mut Tables,
@@ -106,24 +108,22 @@ async fn land_all(
     let loads: Vec<_> = loads.into_iter().map(|(group, load)| (group, tables.take(group), load)).collect();
     let landings = loads.into_iter().map(|(group, kept, load)| {
         let warehouse = &warehouse;
-        async move { (group, land(kept, warehouse, load, platform, settings, metrics).await) }
+        let of = load.group.clone();
+        async move { (group, of, land(kept, warehouse, load, platform, settings, metrics).await) }
     });
-    let landed: Vec<_> = stream::iter(landings).buffer_unordered(settings.tables_in_flight.max(1)).collect().await;
-    landed.into_iter().filter_map(|(group, result)| Some((group, reported(result)?))).collect()
-}
-
-fn reported(result: Result<Landed, Error>) -> Option<Landed> {
-    match result {
-        Ok(landed) => Some(landed),
-        Err(error @ Error::Moved { .. }) => {
-            tracing::info!(%error, "begin anew from the offsets");
-            None
-        }
-        Err(error) => {
-            tracing::error!(error = chain(&error), "begin anew from the offsets");
-            None
+    let results: Vec<_> = stream::iter(landings).buffer_unordered(settings.tables_in_flight.max(1)).collect().await;
+    let mut landed = HashMap::new();
+    for (id, group, result) in results {
+        match result {
+            Ok(table) => {
+                tables.failing.clear(id);
+                landed.insert(id, table);
+            }
+            Err(error @ Error::Moved { .. }) => tracing::info!(%error, "begin anew from the offsets"),
+            Err(error) => tables.failing.note(&group, &error),
         }
     }
+    landed
 }
 
 impl Plan {

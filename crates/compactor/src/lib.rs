@@ -19,11 +19,17 @@
 //! number. It is the number of the group's last event in a flush, so a group without events has no commits. What all
 //! tables together hold is what the shard's trimmed sequence says (CL-3).
 //!
+//! A table that was deleted, cut or put back older must not begin anew in silence. The shards know the last trimmed
+//! event of each feature group; a table whose offset lies below it is not written to ([`Error::LostHistory`]) until its
+//! history is back or an operator gave it up ([`give_up`]). Tables without new events are looked at in turn.
+//!
 //! Not here: the table's format (`granary-offline-store`), rewriting small files, retention.
 
 mod error;
 mod flush;
 mod health;
+mod loss;
+mod marks;
 mod metrics;
 mod nodes;
 mod run;
@@ -33,5 +39,6 @@ mod tables;
 mod tail;
 
 pub use error::Error;
+pub use loss::{Lost, give_up, lost_history};
 pub use run::Compactor;
 pub use settings::{Settings, Step, StepHook};

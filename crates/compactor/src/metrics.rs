@@ -1,7 +1,7 @@
 //! What a compactor counts.
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Counters and gauges of one compactor.
 #[derive(Debug, Clone)]
@@ -16,11 +16,14 @@ pub(crate) struct Metrics {
     pub(crate) flush_seconds: Histogram,
     pub(crate) lag_events: IntGaugeVec,
     pub(crate) waiting: IntGaugeVec,
+    pub(crate) failing_tables: IntGauge,
+    pub(crate) lost_tables: IntGauge,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
+        let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help)?);
         let by_shard =
             |name: &str, help: &str| registered(registry, IntGaugeVec::new(Opts::new(name, help), &["shard"])?);
         // 10 ms to 41 s.
@@ -53,6 +56,14 @@ impl Metrics {
                 )?,
             )?,
             lag_events: by_shard("granary_compactor_lag_events_count", "Events of a shard that are not committed yet")?,
+            failing_tables: gauge(
+                "granary_compactor_failing_tables_count",
+                "Offline tables that could not be written or read when last tried",
+            )?,
+            lost_tables: gauge(
+                "granary_compactor_lost_history_tables_count",
+                "Offline tables that lack acknowledged history and are not written to: an operator must act",
+            )?,
             waiting: by_shard(
                 "granary_compactor_waiting_for_catalog",
                 "1 where a shard's next event is of a feature group or schema that the catalog does not show yet",

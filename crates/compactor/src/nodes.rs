@@ -72,7 +72,7 @@ impl Nodes {
         }
     }
 
-    /// Sealed segments after `after_sequence` from the first replica that answers, beginning at `turn` in the shard's
+    /// Sealed segments, as `request` asks for them, from the first replica that answers, beginning at `turn` in the shard's
     /// list, which wraps around. The next one is asked when one fails, and as well when one takes long: a host that
     /// hangs must not hold up the streams that are read with this one.
     pub(crate) async fn read_segments(
@@ -80,11 +80,9 @@ impl Nodes {
         catalog: &CatalogView,
         shard: &ShardEntry,
         turn: usize,
-        after_sequence: u64,
-        max_bytes: usize,
+        request: ReadSegmentsRequest,
     ) -> ReadAnswer {
-        let max_bytes = u32::try_from(max_bytes).unwrap_or(u32::MAX);
-        let request = ReadSegmentsRequest { shard: shard.id.0, after_sequence, max_bytes };
+        let request = &request;
         let deadline = self.platform.instant() + self.call_timeout;
         let patience = self.call_timeout / 5;
         let mut order = self.order(catalog, shard, turn).into_iter();
@@ -94,7 +92,7 @@ impl Nodes {
         loop {
             if let Some((place, node)) = order.next() {
                 newest = Some(node);
-                asked.push(async move { (place, self.read_at(catalog, node, request, deadline).await) });
+                asked.push(async move { (place, self.read_at(catalog, node, request.clone(), deadline).await) });
             }
             tokio::select! {
                 answer = asked.next() => match answer {

@@ -9,9 +9,11 @@ use futures::{StreamExt, stream};
 use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
 use granary_platform::Platform;
-use granary_types::{ShardId, StreamId};
+use granary_proto::internal::{FailingTables, ReadSegmentsRequest};
+use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus, ShardId, StreamId};
 use prometheus::Registry;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::Error;
 use crate::error::chain;
@@ -20,7 +22,7 @@ use crate::health::Rests;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, ReadAnswer};
 use crate::settings::{Settings, Step};
-use crate::tables::Tables;
+use crate::tables::{Tables, audit};
 use crate::tail::Tail;
 
 /// How many shards are called at the same time.
@@ -35,6 +37,7 @@ pub struct Compactor {
     nodes: Nodes,
     tables: Tables,
     tails: BTreeMap<StreamId, Tail>,
+    audits: Audits,
 }
 
 impl fmt::Debug for Compactor {
@@ -61,6 +64,7 @@ impl Compactor {
             tables: Tables::new(warehouse, settings.tables_open_max),
             metrics: Metrics::register(registry)?,
             tails: BTreeMap::new(),
+            audits: Audits { due: platform.instant(), last: None, last_failing: None, of_failing: false },
             platform,
             catalog,
             settings,
@@ -85,6 +89,7 @@ impl Compactor {
                 self.flush(&catalog).await;
             }
             self.acknowledge(&catalog).await;
+            self.audit(&catalog).await;
             self.observe();
             if fresh == 0 {
                 self.wait().await;
@@ -109,8 +114,15 @@ impl Compactor {
         let asks = hungry.filter_map(|tail| {
             let shard = catalog.shard(tail.shard)?;
             let room = share - tail.held_bytes();
-            let ask = self.nodes.read_segments(catalog, shard, tail.turn, tail.cursor(), room);
             let stream = tail.stream;
+            let request = ReadSegmentsRequest {
+                shard: tail.shard.0,
+                after_sequence: tail.cursor(),
+                max_bytes: u32::try_from(room).unwrap_or(u32::MAX),
+                trimmed_groups_after: self.tables.marks.known(stream),
+                failing_tables: Some(FailingTables { lines: self.tables.failing.lines() }),
+            };
+            let ask = self.nodes.read_segments(catalog, shard, tail.turn, request);
             Some(async move { (stream, ask.await) })
         });
         let asks: Vec<_> = asks.collect();
@@ -137,6 +149,8 @@ impl Compactor {
         let now = self.platform.instant();
         let tail = self.tails.get_mut(&stream).expect("only streams with a tail are asked");
         let (turn, response) = answer.map_err(|source| Error::ReadChangeLog { stream, source })?;
+        tail.check_stream(&response)?;
+        self.tables.marks.note(stream, &response);
         tail.take(turn, response, now)
     }
 
@@ -215,6 +229,31 @@ impl Compactor {
         }
     }
 
+    /// Looks at one table when it is time, whether or not there is anything to write to it.
+    async fn audit(&mut self, catalog: &CatalogView) {
+        let now = self.platform.instant();
+        if now < self.audits.due {
+            return;
+        }
+        self.audits.due = now + self.settings.audit_interval;
+        let Some(id) = self.audits.next(&self.tables) else { return };
+        let live = |group: &&Arc<FeatureGroup>| group.offline.is_some() && group.status == FeatureGroupStatus::Created;
+        let Some(group) = catalog.group_by_id(id).filter(live) else {
+            self.tables.failing.clear(id);
+            return;
+        };
+        // A kept handle has read its log long ago.
+        drop(self.tables.take(id));
+        let (warehouse, marks) = (self.tables.warehouse(), self.tables.marks.of(id));
+        match self.platform.apart_from_time(audit(&warehouse, group, &marks)).await {
+            Ok(table) => {
+                self.tables.failing.clear(id);
+                self.tables.keep(table);
+            }
+            Err(error) => self.tables.failing.note(group, &error),
+        }
+    }
+
     /// Forgets a stream's round and lets it rest.
     fn pause(&mut self, stream: StreamId) {
         let tail = self.tails.get_mut(&stream).expect("only streams with a tail are paused");
@@ -224,6 +263,9 @@ impl Compactor {
     }
 
     fn observe(&self) {
+        let (failing, lost) = self.tables.failing.count();
+        self.metrics.failing_tables.set(i64::try_from(failing).unwrap_or(i64::MAX));
+        self.metrics.lost_tables.set(i64::try_from(lost).unwrap_or(i64::MAX));
         for tail in self.tails.values() {
             let shard = label(tail.shard);
             let lag = i64::try_from(tail.lag()).unwrap_or(i64::MAX);
@@ -245,6 +287,29 @@ impl Compactor {
             () = changed => {}
             () = self.platform.sleep(poll) => {}
         }
+    }
+}
+
+/// Whose table is looked at when. Tables that fail have every second turn, so that what works again is told soon.
+#[derive(Debug)]
+struct Audits {
+    due: Instant,
+    last: Option<FeatureGroupId>,
+    last_failing: Option<FeatureGroupId>,
+    of_failing: bool,
+}
+
+impl Audits {
+    fn next(&mut self, tables: &Tables) -> Option<FeatureGroupId> {
+        self.of_failing = !self.of_failing;
+        let failing = tables.failing.next_group(self.last_failing).filter(|_| self.of_failing);
+        // One that has nothing to lose yet is tried again with its events.
+        if let Some(failing) = failing.filter(|failing| !tables.marks.of(*failing).is_empty()) {
+            self.last_failing = Some(failing);
+            return Some(failing);
+        }
+        self.last = tables.marks.next_group(self.last);
+        self.last
     }
 }
 

@@ -22,6 +22,8 @@ pub struct Settings {
     pub tables_in_flight: usize,
     /// How many table handles are kept open, each with the list of its table's files.
     pub tables_open_max: usize,
+    /// How often one of the tables that have nothing to be written is looked at, whether it is still there. Each in turn.
+    pub audit_interval: Duration,
     /// The first wait after a failure; doubled with each one more, up to `backoff_max`, and shortened by chance to
     /// half of it at the least.
     pub backoff_min: Duration,
@@ -40,6 +42,7 @@ impl Default for Settings {
             call_timeout: Duration::from_secs(5),
             tables_in_flight: 4,
             tables_open_max: 256,
+            audit_interval: Duration::from_secs(5),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             hook: None,

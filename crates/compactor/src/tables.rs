@@ -8,6 +8,8 @@ use granary_platform::Platform;
 use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
 
 use crate::Error;
+use crate::error::chain;
+use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::settings::{Settings, Step};
 
@@ -17,6 +19,8 @@ pub(crate) struct Load {
     pub(crate) group: Arc<FeatureGroup>,
     /// Of all streams.
     pub(crate) rows: Vec<OfflineRow>,
+    /// What the table must hold already, by stream.
+    pub(crate) marks: BTreeMap<StreamId, u64>,
 }
 
 impl Load {
@@ -31,9 +35,12 @@ impl Load {
     }
 }
 
-/// Open table handles by feature group, the least recently used given up first.
+/// What is known of the tables: open handles by feature group, the least recently used given up first; what the
+/// tables must hold; and those that cannot be written.
 #[derive(Debug)]
 pub(crate) struct Tables {
+    pub(crate) marks: Marks,
+    pub(crate) failing: Failing,
     warehouse: Arc<Warehouse>,
     open: HashMap<FeatureGroupId, (u64, OfflineTable)>,
     open_max: usize,
@@ -42,7 +49,8 @@ pub(crate) struct Tables {
 
 impl Tables {
     pub(crate) fn new(warehouse: Arc<Warehouse>, open_max: usize) -> Self {
-        Self { warehouse, open: HashMap::new(), open_max, uses: 0 }
+        let (marks, failing) = (Marks::default(), Failing::default());
+        Self { marks, failing, warehouse, open: HashMap::new(), open_max, uses: 0 }
     }
 
     pub(crate) fn warehouse(&self) -> Arc<Warehouse> {
@@ -65,6 +73,54 @@ impl Tables {
     }
 }
 
+/// Tables that cannot be written, and why.
+#[derive(Debug, Default)]
+pub(crate) struct Failing(BTreeMap<FeatureGroupId, Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    group: Arc<FeatureGroup>,
+    why: String,
+    lost_history: bool,
+}
+
+impl Failing {
+    /// Keeps a failure, which is logged aloud when it is news.
+    pub(crate) fn note(&mut self, group: &Arc<FeatureGroup>, error: &Error) {
+        let (name, why) = (&group.name, chain(error));
+        let lost_history = matches!(error, Error::LostHistory { .. });
+        if self.0.get(&group.id).is_some_and(|known| known.lost_history == lost_history) {
+            tracing::debug!(group = name, error = why, "offline table still fails");
+        } else {
+            tracing::error!(group = name, error = why, "offline table cannot be written, begin anew from the offsets");
+        }
+        self.0.insert(group.id, Failure { group: group.clone(), why, lost_history });
+    }
+
+    /// It went well.
+    pub(crate) fn clear(&mut self, group: FeatureGroupId) {
+        if let Some(failure) = self.0.remove(&group) {
+            tracing::info!(group = failure.group.name, "offline table works again");
+        }
+    }
+
+    /// The first after `last`, or the first of all.
+    pub(crate) fn next_group(&self, last: Option<FeatureGroupId>) -> Option<FeatureGroupId> {
+        let after = self.0.keys().find(|group| last.is_none_or(|last| **group > last));
+        after.or_else(|| self.0.keys().next()).copied()
+    }
+
+    /// How many there are, and how many of them have lost history.
+    pub(crate) fn count(&self) -> (usize, usize) {
+        (self.0.len(), self.0.values().filter(|failure| failure.lost_history).count())
+    }
+
+    /// A line for each, for people.
+    pub(crate) fn lines(&self) -> Vec<String> {
+        self.0.values().map(|failure| format!("{}: {}", failure.group.name, failure.why)).collect()
+    }
+}
+
 /// A load that is committed.
 #[derive(Debug)]
 pub(crate) struct Landed {
@@ -76,7 +132,7 @@ pub(crate) struct Landed {
 /// Brings a load into its table and reads the offsets back.
 ///
 /// # Errors
-/// [`Error::Moved`] when another compactor was first, [`Error::NotCovered`], [`Error::Table`]. The handle is gone then:
+/// [`Error::Moved`] when another compactor was first, [`Error::LostHistory`], [`Error::NotCovered`], [`Error::Table`]. The handle is gone then:
 /// the next one begins with what the log says.
 pub(crate) async fn land(
     kept: Option<OfflineTable>,
@@ -90,8 +146,13 @@ pub(crate) async fn land(
     let failed = |source| Error::Table { group, source };
     let mut table = match kept {
         Some(table) => table,
-        None => platform.apart_from_time(warehouse.table(&load.group)).await.map_err(failed)?,
+        // One that was there must not begin anew.
+        None if load.marks.is_empty() => {
+            platform.apart_from_time(warehouse.table(&load.group)).await.map_err(failed)?
+        }
+        None => platform.apart_from_time(existing(warehouse, &load.group, &load.marks)).await?,
     };
+    platform.apart_from_time(check_history(&mut table, &load.marks)).await?;
     platform.apart_from_time(table.adopt(&load.group)).await.map_err(failed)?;
     let reaches = load.reaches();
     let streams: Vec<StreamId> = reaches.keys().copied().collect();
@@ -110,6 +171,51 @@ pub(crate) async fn land(
         }
     }
     Ok(Landed { table, offsets })
+}
+
+/// A table that the marks say was there.
+async fn existing(
+    warehouse: &Warehouse,
+    group: &Arc<FeatureGroup>,
+    marks: &BTreeMap<StreamId, u64>,
+) -> Result<OfflineTable, Error> {
+    let failed = |source| Error::Table { group: group.id, source };
+    if let Some(table) = warehouse.existing_table(group).await.map_err(failed)? {
+        return Ok(table);
+    }
+    let location = warehouse.table_url(group).map_err(failed)?.to_string();
+    let (stream, mark) = marks.first_key_value().expect("a group with marks");
+    Err(Error::LostHistory { group: group.id, location, stream: *stream, offset: 0, trimmed: *mark })
+}
+
+/// Whether the table still holds everything that was trimmed because it held it (CP-2).
+async fn check_history(table: &mut OfflineTable, marks: &BTreeMap<StreamId, u64>) -> Result<(), Error> {
+    let group = table.group().id;
+    let streams: Vec<StreamId> = marks.keys().copied().collect();
+    let offsets = table.offsets(&streams).await.map_err(|source| Error::Table { group, source })?;
+    for (stream, trimmed) in marks {
+        let offset = offsets[stream];
+        if offset < *trimmed {
+            let location = table.url().to_string();
+            return Err(Error::LostHistory { group, location, stream: *stream, offset, trimmed: *trimmed });
+        }
+    }
+    Ok(())
+}
+
+/// Looks whether a table is still what it must be, though there is nothing to write to it: by its whole log, which a kept
+/// handle does not read again. Returns the new handle.
+///
+/// # Errors
+/// [`Error::LostHistory`], [`Error::Table`].
+pub(crate) async fn audit(
+    warehouse: &Warehouse,
+    group: &Arc<FeatureGroup>,
+    marks: &BTreeMap<StreamId, u64>,
+) -> Result<OfflineTable, Error> {
+    let mut table = existing(warehouse, group, marks).await?;
+    check_history(&mut table, marks).await?;
+    Ok(table)
 }
 
 /// Files, then one commit.

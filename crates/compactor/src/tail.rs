@@ -132,14 +132,20 @@ impl Tail {
         Ok(fresh)
     }
 
-    fn append(&mut self, response: ReadSegmentsResponse, now: Instant) -> Result<usize, Error> {
+    /// Refuses what another stream's replica says.
+    ///
+    /// # Errors
+    /// [`Error::OtherStream`].
+    pub(crate) fn check_stream(&self, response: &ReadSegmentsResponse) -> Result<(), Error> {
         match stream_from_wire(response.stream.as_ref()) {
-            Ok(stream) if stream == self.stream => {}
-            Ok(stream) => {
-                return Err(Error::OtherStream { stream: self.stream, answered: stream.to_string() });
-            }
-            Err(error) => return Err(Error::OtherStream { stream: self.stream, answered: error.message }),
+            Ok(stream) if stream == self.stream => Ok(()),
+            Ok(stream) => Err(Error::OtherStream { stream: self.stream, answered: stream.to_string() }),
+            Err(error) => Err(Error::OtherStream { stream: self.stream, answered: error.message }),
         }
+    }
+
+    fn append(&mut self, response: ReadSegmentsResponse, now: Instant) -> Result<usize, Error> {
+        self.check_stream(&response)?;
         // What is trimmed is committed (CL-3), by this compactor or by another.
         self.advance(response.trimmed_sequence);
         self.acknowledged = self.acknowledged.max(response.trimmed_sequence);
@@ -237,6 +243,7 @@ mod tests {
             trimmed_sequence: trimmed,
             sealed_sequence: 0,
             last_sequence: 100,
+            trimmed_groups: Vec::new(),
         }
     }
 

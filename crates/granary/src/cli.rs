@@ -10,6 +10,7 @@ mod feature_group;
 mod get;
 mod hex;
 mod join;
+mod offline;
 mod put;
 mod record;
 mod settings;
@@ -82,6 +83,7 @@ async fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
         Command::Compactor(_) => Box::pin(roles::compactor(config, platform)).await,
         Command::Query(_) => Box::pin(roles::query(config, platform)).await,
         Command::Config(args) => settings::show(&args, &config, Output::new(global.output)),
+        Command::Offline(command) => Box::pin(offline::run(command, &config, &platform, &global)).await,
         Command::Status(args) => status::run(&args, &global).await,
         command => {
             let context =

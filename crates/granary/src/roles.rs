@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use granary_compactor::Compactor;
+use granary_offline_store::Warehouse;
 use granary_platform::Platform;
 use granary_proto::v1::query_server::QueryServer;
 use granary_query::QueryService;
@@ -69,6 +70,11 @@ pub(crate) async fn router(config: Config, platform: Platform) -> anyhow::Result
     platform.begin_shutdown();
     server.await.context("serve the public API")?;
     told
+}
+
+/// The offline store as compactors see it.
+pub(crate) async fn warehouse(config: &Config, platform: &Platform) -> anyhow::Result<Arc<Warehouse>> {
+    Parts::new(config, platform).warehouse(&config.node.data_dir).await
 }
 
 /// Moves the change log into the offline store until told to stop.

@@ -275,7 +275,19 @@ async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error>
             }
         }
     };
+    let rebuilt_because = rebuilt_because.or_else(|| engine_was_missing(settings, trust));
     Ok(Opened { identity, engine, trust, rebuilt_because })
+}
+
+/// Said of an engine that begins empty under replicas that were here before: somebody took its directory away.
+fn engine_was_missing(settings: &Settings, trust: TreeTrust) -> Option<String> {
+    let on_disk = settings.engine != EngineKind::Memory && trust == TreeTrust::Untrusted;
+    let replicas = || std::fs::read_dir(settings.data_dir.join("shards")).is_ok_and(|mut dirs| dirs.next().is_some());
+    (on_disk && replicas()).then(|| {
+        let why = "the engine's directory was missing";
+        tracing::warn!(why, "replicas are rebuilt from snapshot and Raft log");
+        why.to_owned()
+    })
 }
 
 async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusService) -> Routes {

@@ -16,12 +16,18 @@ use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::{self, shard_command::Command};
 use granary_shard::{PinnedSnapshot, ShardStore};
 use granary_types::{Error, ErrorKind, NodeId, ShardId, StreamId};
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
 
 use crate::freshness::Freshness;
 use crate::group_commit::{WriteError, WriteQueue, Written, write_error};
 use crate::{Metrics, Settings};
+
+/// What a compactor told is forgotten after this time: one that still fails tells again within its longest rest.
+const FAILING_TABLES_KEPT: Duration = Duration::from_secs(60);
+/// How many failing tables one answer to `status` names.
+const FAILING_TABLES_MAX: usize = 100;
 
 /// What a new slot's epoch is.
 const FIRST_EPOCH: u64 = 1;
@@ -88,6 +94,8 @@ pub struct Replica {
     platform: Platform,
     read_wait: Duration,
     dir: PathBuf,
+    /// As the compactor that last read the change log here tells it, and when it did.
+    failing_tables: Mutex<Option<(Instant, Vec<String>)>>,
 }
 
 impl Replica {
@@ -122,6 +130,7 @@ impl Replica {
             platform: platform.clone(),
             read_wait: settings.read_wait,
             dir,
+            failing_tables: Mutex::default(),
         });
         // Every member does, with the same members: one that dies early must not leave the group without a leader.
         let (group, members) = (replica.group.clone(), parts.members);
@@ -266,6 +275,20 @@ impl Replica {
 
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
+    }
+
+    /// Keeps what a compactor cannot write, for `status`.
+    pub(crate) fn note_failing_tables(&self, mut tables: Vec<String>) {
+        tables.truncate(FAILING_TABLES_MAX);
+        *self.failing_tables.lock() = (!tables.is_empty()).then(|| (self.platform.instant(), tables));
+    }
+
+    /// What a compactor told lately of tables that it cannot write.
+    pub(crate) fn failing_tables(&self) -> Vec<String> {
+        let noted = self.failing_tables.lock();
+        let recent =
+            noted.as_ref().filter(|(told, _)| self.platform.instant().duration_since(*told) < FAILING_TABLES_KEPT);
+        recent.map(|(_, tables)| tables.clone()).unwrap_or_default()
     }
 
     /// Whether this replica leads.

@@ -21,6 +21,9 @@ use granary_types::invariants::{Invariant, check};
 use crate::table::properties;
 use crate::{Error, OfflineTable, WrittenFile};
 
+/// In the commit info of a commit that moves offsets and brings no files: what it moves them past.
+const HISTORY_LOST: &str = "granary.historyLost";
+
 /// What a commit does to the offset of one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OffsetMove {
@@ -69,12 +72,25 @@ impl OfflineTable {
         Err(Error::Busy { attempts })
     }
 
+    /// Moves offsets past events that the table does not hold and never will, because an operator gave them up. The
+    /// commit says so in its `granary.historyLost`.
+    ///
+    /// # Errors
+    /// As [`Self::append`].
+    pub async fn give_up(&mut self, moves: &[OffsetMove]) -> Result<Outcome, Error> {
+        self.append(&[], moves).await
+    }
+
     async fn commit(&self, files: &[WrittenFile], moves: &[OffsetMove]) -> Result<u64, DeltaTableError> {
+        let lost = moves.iter().map(|lost| format!("{}: {} to {}", lost.stream, lost.expected + 1, lost.new));
+        let lost: Option<Vec<String>> = files.is_empty().then(|| lost.collect());
+        let metadata = lost.map(|lost| (HISTORY_LOST.to_owned(), lost.into()));
         let transactions = moves.iter().map(|offset| {
             let version = i64::try_from(offset.new).expect("a stream never has 2^63 events");
             Transaction::new(offset.stream, version)
         });
-        let prepared = CommitBuilder::from(properties().with_application_transactions(transactions.collect()))
+        let properties = properties().with_application_transactions(transactions.collect()).with_metadata(metadata);
+        let prepared = CommitBuilder::from(properties)
             .with_actions(files.iter().map(|file| Action::Add(file.to_add())).collect())
             .build(
                 Some(self.delta.snapshot()? as &dyn TableReference),

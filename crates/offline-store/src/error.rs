@@ -35,6 +35,25 @@ pub enum Error {
         /// What differs.
         reason: String,
     },
+    /// The table's log is not the one this handle has read: its newest commit was deleted, cut or replaced. A fresh
+    /// handle begins with what stands there now.
+    #[error("table log was deleted, cut or replaced location={location} version={version}")]
+    Replaced {
+        /// The table.
+        location: String,
+        /// The version that this handle had read.
+        version: u64,
+    },
+    /// The object store did not answer the first request made of it.
+    #[error(
+        "the object store does not answer: check its address, and that there are credentials location={location} seconds={seconds}"
+    )]
+    Unreachable {
+        /// The warehouse.
+        location: String,
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A row does not decode, or not by its group's schema.
     #[error("decode row: {reason} stream={stream} sequence={sequence}")]
     CorruptRow {
@@ -95,6 +114,7 @@ impl Error {
         match self {
             Self::Location { .. } | Self::NoConditionalPut { .. } | Self::NoOfflineStore { .. } => ErrorKind::Invalid,
             Self::CorruptRow { .. } | Self::OffsetRetreated { .. } => ErrorKind::Corrupt,
+            Self::Replaced { .. } | Self::Unreachable { .. } => ErrorKind::Unavailable,
             Self::NewerSchema { .. } | Self::ObjectStore(_) | Self::Table(_) | Self::Busy { .. } | Self::Io(_) => {
                 ErrorKind::Unavailable
             }

@@ -14,6 +14,7 @@
 //! a commit that survives a power cut.
 
 mod batch;
+mod bucket;
 mod commit;
 mod durable;
 mod error;

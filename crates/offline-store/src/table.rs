@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TableReference};
 use deltalake_core::kernel::{Action, MetadataExt, StructField, StructType};
 use deltalake_core::logstore::LogStoreRef;
@@ -12,6 +13,8 @@ use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use url::Url;
 
 use crate::commit::{Offsets, is_conflict};
@@ -31,6 +34,16 @@ pub struct OfflineTable {
     pub(crate) offsets: Offsets,
     pub(crate) warehouse: Warehouse,
     checkpointed: u64,
+    base: Option<Base>,
+}
+
+/// A commit's file as it was when it was read. Later versions are read on top of it, so it must stay what it was.
+#[derive(Debug, PartialEq, Eq)]
+struct Base {
+    version: u64,
+    size: u64,
+    modified: DateTime<Utc>,
+    e_tag: Option<String>,
 }
 
 impl fmt::Debug for OfflineTable {
@@ -50,17 +63,29 @@ impl OfflineTable {
         log_store: LogStoreRef,
         warehouse: &Warehouse,
     ) -> Result<Self, Error> {
-        let mut delta = DeltaTable::new(log_store.clone());
-        if log_store.is_delta_table_location().await? {
-            delta.load().await?;
-        } else if let Err(error) = create(group, log_store).await {
-            // Another process may have created it, or the answer was lost: what counts is what stands there now.
-            if delta.load().await.is_err() {
-                return Err(error);
-            }
-        } else {
-            delta.load().await?;
+        if let Some(table) = Self::open_existing(group, log_store.clone(), warehouse).await? {
+            return Ok(table);
         }
+        let created = create(group, log_store.clone()).await;
+        // Another process may have created it, or the answer was lost: what counts is what stands there now.
+        match Self::open_existing(group, log_store, warehouse).await {
+            Ok(Some(table)) => Ok(table),
+            Ok(None) => Err(created.err().unwrap_or(DeltaTableError::NotATable(group.name.clone()).into())),
+            Err(error) => Err(created.err().unwrap_or(error)),
+        }
+    }
+
+    /// Opens the table behind `log_store`, if there is one, and gives it the group's columns.
+    pub(crate) async fn open_existing(
+        group: &FeatureGroup,
+        log_store: LogStoreRef,
+        warehouse: &Warehouse,
+    ) -> Result<Option<Self>, Error> {
+        let mut delta = DeltaTable::new(log_store.clone());
+        if !log_store.is_delta_table_location().await? {
+            return Ok(None);
+        }
+        delta.load().await?;
         let checkpointed = delta.version().unwrap_or_default();
         let mut table = Self {
             group: Arc::new(group.clone()),
@@ -68,10 +93,12 @@ impl OfflineTable {
             offsets: Offsets::default(),
             warehouse: warehouse.clone(),
             checkpointed,
+            base: None,
         };
+        table.base = table.base_at(checkpointed).await?;
         table.check_owner()?;
         table.add_missing_columns().await?;
-        Ok(table)
+        Ok(Some(table))
     }
 
     /// The feature group as it was when the table was opened or last given by [`Self::adopt`].
@@ -103,10 +130,28 @@ impl OfflineTable {
     /// Reads what was committed since.
     ///
     /// # Errors
-    /// [`Error::Table`]; the handle stays at its version.
+    /// [`Error::Table`]; the handle stays at its version. [`Error::Replaced`] when what it read before is not there any
+    /// more: the handle is of no use then.
     pub async fn refresh(&mut self) -> Result<(), Error> {
+        let version = self.version();
+        if self.base.is_none() || self.base != self.base_at(version).await? {
+            return Err(Error::Replaced { location: self.url().to_string(), version });
+        }
         self.delta.update_incremental(None).await?;
+        if self.version() != version {
+            self.base = self.base_at(self.version()).await?;
+        }
         Ok(())
+    }
+
+    /// The file of a version's commit, if it is there.
+    async fn base_at(&self, version: u64) -> Result<Option<Base>, Error> {
+        let file = Path::from(format!("_delta_log/{version:020}.json"));
+        match self.delta.object_store().head(&file).await {
+            Ok(meta) => Ok(Some(Base { version, size: meta.size, modified: meta.last_modified, e_tag: meta.e_tag })),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Takes a newer view of the group and adds the columns of features that were added since.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Once};
+use std::time::Duration;
 
 use deltalake_core::DeltaTableBuilder;
 use deltalake_core::logstore::{
-    LogStore, LogStoreFactory, ObjectStoreRef, StorageConfig, default_logstore, logstore_factories,
+    LogStore, LogStoreFactory, LogStoreRef, ObjectStoreRef, StorageConfig, default_logstore, logstore_factories,
 };
 use granary_platform::Platform;
 use granary_types::FeatureGroup;
@@ -14,12 +15,15 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutPayload};
 use url::Url;
 
+use crate::bucket;
 use crate::durable::DurableLocal;
 use crate::layout::table_url;
 use crate::{Error, OfflineTable, Options, Settings};
 
 /// Schemes of object stores that a warehouse can be on, beside the local disk.
 const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl"];
+/// Three requests, each of which may be tried again for 20 seconds; longer is no answer.
+const PROBE_TIME: Duration = Duration::from_secs(45);
 /// The directory of the objects that [`Warehouse::open`] probes with.
 const PROBE_DIRECTORY: &str = "_granary_probe";
 
@@ -42,12 +46,13 @@ impl fmt::Debug for Warehouse {
 impl Warehouse {
     /// Opens the warehouse at `url`: `file:///dir` (made if missing), `s3://bucket/prefix`, `gs://`, `az://`.
     ///
-    /// Environment variables (`AWS_ACCESS_KEY_ID`, ...) configure the store, `options.store` wins over them. Two
-    /// conditional puts of one key are made to see that the second is refused.
+    /// Environment variables (`AWS_ACCESS_KEY_ID`, `GOOGLE_...`, `AZURE_...`) configure the store, `options.store` wins
+    /// over them. Two conditional puts of one key are made to see that the second is refused.
     ///
     /// # Errors
     /// [`Error::Location`] for a URL that is not understood, [`Error::NoConditionalPut`] for a store on which two
-    /// compactors would not be safe, [`Error::ObjectStore`] when it cannot be reached.
+    /// compactors would not be safe, [`Error::ObjectStore`] when it refuses, [`Error::Unreachable`] when it does not
+    /// answer.
     pub async fn open(url: &str, options: Options) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Location { location: url.to_owned(), reason };
         let root = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
@@ -56,10 +61,7 @@ impl Warehouse {
             tokio::fs::create_dir_all(directory).await?;
             Arc::new(DurableLocal::new(options.platform.clone()))
         } else {
-            let environment = std::env::vars().map(|(key, value)| (key.to_ascii_lowercase(), value));
-            let all: Vec<(String, String)> = environment.chain(options.store.clone()).collect();
-            let (store, _path) = object_store::parse_url_opts(&root, all).map_err(|error| wrong(error.to_string()))?;
-            Arc::from(store)
+            bucket::open(&root, options.store.clone()).map_err(|error| wrong(error.to_string()))?
         };
         Self::over(store, root, options).await
     }
@@ -73,7 +75,14 @@ impl Warehouse {
         register_schemes();
         let local = root.scheme() == "file";
         let warehouse = Self { root, store, local, platform: options.platform, settings: options.settings };
-        warehouse.probe().await?;
+        let platform = warehouse.platform.clone();
+        tokio::select! {
+            probed = warehouse.probe() => probed?,
+            () = platform.sleep(PROBE_TIME) => {
+                let location = warehouse.root.to_string();
+                return Err(Error::Unreachable { location, seconds: PROBE_TIME.as_secs() });
+            }
+        }
         Ok(warehouse)
     }
 
@@ -96,11 +105,20 @@ impl Warehouse {
     /// [`Error::NoOfflineStore`], [`Error::Location`], [`Error::TableMismatch`] when another group's table stands
     /// there, [`Error::Table`].
     pub async fn table(&self, group: &FeatureGroup) -> Result<OfflineTable, Error> {
-        let url = self.table_url(group)?;
-        let log_store = DeltaTableBuilder::from_url(url)?
-            .with_storage_backend(self.store.clone(), self.root.clone())
-            .build_storage()?;
-        OfflineTable::open(group, log_store, self).await
+        OfflineTable::open(group, self.log_store(group)?, self).await
+    }
+
+    /// Opens a group's table at its newest version, if there is one; creates nothing. A table without a log is none.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
+    pub async fn existing_table(&self, group: &FeatureGroup) -> Result<Option<OfflineTable>, Error> {
+        OfflineTable::open_existing(group, self.log_store(group)?, self).await
+    }
+
+    fn log_store(&self, group: &FeatureGroup) -> Result<LogStoreRef, Error> {
+        let builder = DeltaTableBuilder::from_url(self.table_url(group)?)?;
+        Ok(builder.with_storage_backend(self.store.clone(), self.root.clone()).build_storage()?)
     }
 
     pub(crate) fn platform(&self) -> &Platform {

@@ -6,10 +6,11 @@
 //! * `offline_wait` tells a caller when everything written before is in the offline store.
 //! * [`QueryService`] is the gRPC face of all three: bounds, deadlines, metrics.
 //!
-//! Nothing here writes: not the online store, and of the offline store only what the warehouse itself does when it
-//! opens a table that no compactor has made yet. DataFusion is named in this crate alone.
+//! Nothing here writes: not the online store, and of the offline store only the columns that a table lacks. A table that
+//! is not there has no rows. DataFusion is named in this crate alone.
 //!
-//! A query's CPU work runs on the runtime given in [`Settings::runtime`], never on the threads that serve.
+//! A query's CPU work runs on the runtime given in [`Settings::runtime`], never on the threads that serve. It gives way
+//! to other queries every few milliseconds, and ends when its caller goes.
 
 mod answer;
 mod error;

@@ -159,7 +159,13 @@ impl OfflineWait {
         }
         let mut client = ChangeLogClient::new(link).max_decoding_message_size(MESSAGE_LEN_MAX);
         // After the last number there can be: where the log stands, without its events.
-        let request = ReadSegmentsRequest { shard: shard.0, after_sequence: i64::MAX.cast_unsigned(), max_bytes: 0 };
+        let after_sequence = i64::MAX.cast_unsigned();
+        let request = ReadSegmentsRequest {
+            shard: shard.0,
+            after_sequence,
+            trimmed_groups_after: after_sequence,
+            ..ReadSegmentsRequest::default()
+        };
         Ok(client.read_segments(self.bounded(request)).await?.into_inner())
     }
 

@@ -1,7 +1,8 @@
 //! The gRPC face: what every call has in common.
 //!
 //! A call takes one of a bounded number of permits or is refused as overloaded; runs on the query runtime; stops
-//! when its deadline passes, when its caller goes away, or when the process shuts down; and is counted.
+//! when its deadline passes, when its caller goes away, or when the process shuts down, also where it computes and waits
+//! for nothing; and is counted.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use tonic::{Request, Response, Status};
 use crate::answer::{Abandoned, Answer, Message};
 use crate::metrics::Metrics;
 use crate::offline_wait::OfflineWait;
-use crate::sql::{Engine, Session};
+use crate::sql::{Engine, Session, Stop};
 use crate::{Error, Settings, point_in_time};
 
 /// Rows of a joined batch before it is cut into messages by size.
@@ -89,7 +90,7 @@ impl QueryService {
         registry: &prometheus::Registry,
     ) -> Result<Self, Error> {
         let inner = Inner {
-            engine: Engine::new(warehouse, &settings)?,
+            engine: Engine::new(platform.clone(), warehouse, &settings)?,
             offline_wait: OfflineWait::new(platform.clone(), catalog.clone(), &settings),
             permits: Arc::new(Semaphore::new(settings.queries_max)),
             metrics: Metrics::register(registry)?,
@@ -113,17 +114,19 @@ impl Inner {
     /// Starts a call that streams its answer and returns the answer's reading end.
     ///
     /// The work runs on the query runtime; what may end it early is watched from here, where threads are not taken
-    /// by queries. Work that is ended stops when it next waits for something, and keeps its permit until then.
+    /// by queries. Work that is ended stops when it next waits for something or begins a step ([`Stop`]), and keeps its
+    /// permit until then.
     fn start<F, W>(self: &Arc<Self>, method: &'static str, metadata: &MetadataMap, work: W) -> Result<Answers, Status>
     where
         F: Future<Output = Result<End, Error>> + Send + 'static,
-        W: FnOnce(Arc<Self>, Answer) -> F + Send + 'static,
+        W: FnOnce(Arc<Self>, Stop, Answer) -> F + Send + 'static,
     {
         let permit = self.admit(method)?;
         let time = self.settings.query_time_max.min(deadline(metadata).unwrap_or(Duration::MAX));
         let (sender, receiver) = mpsc::channel(self.settings.messages_waiting_max.max(1));
         let (done, ended) = oneshot::channel();
-        let work = work(Arc::clone(self), Answer::new(sender.clone(), self.settings.message_bytes_max));
+        let stop = Stop::default();
+        let work = work(Arc::clone(self), stop.clone(), Answer::new(sender.clone(), self.settings.message_bytes_max));
         let running = Running::new(&self.metrics.running, permit);
         let work = async move {
             let _running = running;
@@ -144,6 +147,7 @@ impl Inner {
                 () = inner.platform.sleep(time) => Err(Error::DeadlinePassed),
                 () = inner.platform.shutdown_begun() => Err(Error::ShuttingDown),
             };
+            stop.stop();
             work.abort();
             inner.metrics.seconds.with_label_values(&[method]).observe(began.elapsed().as_secs_f64());
             inner.metrics.calls.with_label_values(&[method, outcome(&ended)]).inc();
@@ -158,13 +162,13 @@ impl Inner {
         Ok(ReceiverStream::new(receiver))
     }
 
-    fn session(&self) -> (Session, Arc<CatalogView>) {
+    fn session(&self, stop: Stop) -> (Session, Arc<CatalogView>) {
         let catalog = Arc::clone(&self.catalog.borrow());
-        (self.engine.session(Arc::clone(&catalog)), catalog)
+        (self.engine.session(Arc::clone(&catalog), stop), catalog)
     }
 
-    async fn sql(self: Arc<Self>, sql: String, mut answer: Answer) -> Result<End, Error> {
-        let (session, _) = self.session();
+    async fn sql(self: Arc<Self>, sql: String, stop: Stop, mut answer: Answer) -> Result<End, Error> {
+        let (session, _) = self.session(stop);
         let mut rows = session.plan(&sql).await?.execute_stream().await?;
         while let Some(batch) = rows.next().await {
             if answer.send(&batch?).await?.is_err() {
@@ -178,9 +182,10 @@ impl Inner {
     async fn point_in_time_join(
         self: Arc<Self>,
         request: PointInTimeJoinRequest,
+        stop: Stop,
         mut answer: Answer,
     ) -> Result<End, Error> {
-        let (session, catalog) = self.session();
+        let (session, catalog) = self.session(stop);
         let memory = self.engine.reserve_memory("point-in-time join");
         let join = point_in_time::join(&session, &catalog, &request, self.settings.joins_max, &memory).await?;
         self.metrics.joined_events.with_label_values(&["point_in_time_join"]).inc_by(join.event_count() as u64);
@@ -209,12 +214,14 @@ impl Query for QueryService {
 
     async fn sql(&self, request: Request<SqlRequest>) -> Result<Response<Answers>, Status> {
         let (metadata, _, request) = request.into_parts();
-        self.inner.start("sql", &metadata, move |inner, answer| inner.sql(request.sql, answer)).map(Response::new)
+        self.inner
+            .start("sql", &metadata, move |inner, stop, answer| inner.sql(request.sql, stop, answer))
+            .map(Response::new)
     }
 
     async fn point_in_time_join(&self, request: Request<PointInTimeJoinRequest>) -> Result<Response<Answers>, Status> {
         let (metadata, _, request) = request.into_parts();
-        let work = move |inner: Arc<Inner>, answer| inner.point_in_time_join(request, answer);
+        let work = move |inner: Arc<Inner>, stop, answer| inner.point_in_time_join(request, stop, answer);
         self.inner.start("point_in_time_join", &metadata, work).map(Response::new)
     }
 

@@ -21,15 +21,19 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
+use granary_platform::Platform;
 use granary_types::FeatureGroup;
 
 use crate::{Error, Settings};
 
 mod catalog;
 mod names;
+mod stop;
 mod tables;
 
 use catalog::GroupCatalog;
+pub(crate) use stop::Stop;
+use stop::StopEverywhere;
 use tables::{QueryTables, Tables};
 
 /// The catalog that tables without one are in.
@@ -48,10 +52,11 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     /// Functions and settings, made once: a session is a copy of it with a catalog of its own.
     template: SessionState,
+    platform: Platform,
 }
 
 impl Engine {
-    pub(crate) fn new(warehouse: Arc<Warehouse>, settings: &Settings) -> Result<Self, Error> {
+    pub(crate) fn new(platform: Platform, warehouse: Arc<Warehouse>, settings: &Settings) -> Result<Self, Error> {
         let spill = match &settings.spill_dir {
             Some(directory) => DiskManagerMode::Directories(vec![directory.clone()]),
             None => DiskManagerMode::OsTmpDirectory,
@@ -68,14 +73,17 @@ impl Engine {
             .with_config(config(settings))
             .with_runtime_env(Arc::clone(&runtime))
             .build();
-        Ok(Self { tables: Arc::new(Tables::new(warehouse, settings.tables_open_max)), runtime, template })
+        Ok(Self { tables: Arc::new(Tables::new(warehouse, settings.tables_open_max)), runtime, template, platform })
     }
 
-    /// A session for one query, over the groups of `catalog`.
-    pub(crate) fn session(&self, catalog: Arc<CatalogView>) -> Session {
+    /// A session for one query, over the groups of `catalog`, which `stop` ends.
+    pub(crate) fn session(&self, catalog: Arc<CatalogView>, stop: Stop) -> Session {
         let tables = Arc::new(QueryTables::new(Arc::clone(&self.tables), Arc::clone(&catalog), &self.template));
         let catalogs = Arc::new(datafusion::catalog::MemoryCatalogProviderList::new());
-        let state = SessionStateBuilder::new_from_existing(self.template.clone()).with_catalog_list(catalogs).build();
+        let state = SessionStateBuilder::new_from_existing(self.template.clone())
+            .with_catalog_list(catalogs)
+            .with_physical_optimizer_rule(Arc::new(StopEverywhere { stop, platform: self.platform.clone() }))
+            .build();
         let context = SessionContext::new_with_state(state);
         let groups = Arc::new(GroupCatalog::new(catalog, Arc::clone(&tables)));
         // Written without quotes, DataFusion looks for it in lower case.

@@ -5,12 +5,16 @@
 //! committed table version. The offset in it comes from such a commit (CL-3): the caller sees to that, here it is
 //! only checked against what is sealed.
 //!
+//! What a trim drops stays known by feature group: the last trimmed event of each. By it a compactor tells a table that
+//! lost history from one that never had any.
+//!
 //! A frame in a segment: length (u32 LE), CRC-32 (u32 LE), `ChangeEvent` in protobuf.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
-use granary_proto::internal::{ChangeEvent, ReadSegmentsResponse, Segment, Write};
+use granary_proto::internal::{ChangeEvent, ReadSegmentsResponse, Segment, TrimmedGroup, Write};
 use granary_proto::{convert, internal as wire};
 use granary_types::invariants::{Invariant, check};
 use granary_types::{StreamId, WriteStamp};
@@ -80,6 +84,21 @@ pub struct OpenSegment {
     pub oldest_stamp: Option<WriteStamp>,
 }
 
+/// The last event of each feature group whose events go offline.
+type LastEvents = BTreeMap<u32, u64>;
+
+fn note_last(last: &mut LastEvents, write: Option<&Write>, sequence: u64) {
+    if let Some(write) = write.filter(|write| write.offline) {
+        last.insert(write.feature_group, sequence);
+    }
+}
+
+fn last_events(events: &[ChangeEvent]) -> LastEvents {
+    let mut last = LastEvents::new();
+    events.iter().for_each(|event| note_last(&mut last, event.write.as_ref(), event.sequence));
+    last
+}
+
 #[derive(Debug, Clone, Default)]
 struct Open {
     /// Parts that images share.
@@ -88,6 +107,7 @@ struct Open {
     bytes: u64,
     events: u64,
     oldest_stamp: Option<WriteStamp>,
+    last_events: LastEvents,
 }
 
 impl Open {
@@ -106,11 +126,14 @@ impl Open {
 pub(crate) struct ChangeLog {
     stream: Option<StreamId>,
     segments: VecDeque<Segment>,
+    /// Of each of `segments`, shared with images.
+    last_events: VecDeque<Arc<LastEvents>>,
     sealed_bytes: u64,
     open: Open,
     /// The number that the next event gets.
     next_sequence: u64,
     trimmed_sequence: u64,
+    trimmed_groups: LastEvents,
 }
 
 impl Default for ChangeLog {
@@ -118,10 +141,12 @@ impl Default for ChangeLog {
         Self {
             stream: None,
             segments: VecDeque::new(),
+            last_events: VecDeque::new(),
             sealed_bytes: 0,
             open: Open::default(),
             next_sequence: 1,
             trimmed_sequence: 0,
+            trimmed_groups: LastEvents::new(),
         }
     }
 }
@@ -138,6 +163,7 @@ impl ChangeLog {
         check(Invariant::DenseSequence, sequence == self.sealed_sequence() + self.open.events + 1, || {
             format!("event {sequence} after {} sealed and {} open ones", self.sealed_sequence(), self.open.events)
         });
+        note_last(&mut self.open.last_events, Some(&write), sequence);
         let event = ChangeEvent { sequence, stamp: stamp.0, write: Some(write) };
         let (at, len) = (self.open.tail.len(), event.encoded_len());
         self.open.tail.reserve(FRAME_HEADER_LEN + len);
@@ -160,7 +186,9 @@ impl ChangeLog {
     /// Closes the open segment, which holds events, at `sealed_at`: no later event has an earlier stamp.
     pub(crate) fn seal(&mut self, sealed_at: WriteStamp) {
         let first_sequence = self.sealed_sequence() + 1;
-        let events = std::mem::take(&mut self.open).concat();
+        let mut open = std::mem::take(&mut self.open);
+        self.last_events.push_back(Arc::new(std::mem::take(&mut open.last_events)));
+        let events = open.concat();
         self.sealed_bytes += events.len() as u64;
         self.segments.push_back(Segment {
             first_sequence,
@@ -183,7 +211,15 @@ impl ChangeLog {
             let segment = self.segments.pop_front().expect("looked at above");
             self.sealed_bytes -= segment.events.len() as u64;
             self.trimmed_sequence = segment.last_sequence;
+            let last_events = self.last_events.pop_front().expect("one for each segment");
+            self.trimmed_groups.extend(last_events.iter());
         }
+    }
+
+    /// Feature groups whose last trimmed event comes after `sequence`.
+    pub(crate) fn groups_trimmed_after(&self, sequence: u64) -> Vec<TrimmedGroup> {
+        let after = self.trimmed_groups.iter().filter(|(_, last)| **last > sequence);
+        after.map(|(group, last)| TrimmedGroup { feature_group: *group, sequence: *last }).collect()
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -230,6 +266,7 @@ impl ChangeLog {
             trimmed_sequence: self.trimmed_sequence,
             sealed_sequence: self.sealed_sequence(),
             last_sequence: self.last_sequence(),
+            trimmed_groups: Vec::new(),
         }
     }
 
@@ -248,6 +285,7 @@ impl ChangeLog {
         state.next_sequence = self.next_sequence;
         state.trimmed_sequence = self.trimmed_sequence;
         state.open_first_sequence = self.sealed_sequence() + 1;
+        state.trimmed_groups = self.groups_trimmed_after(0);
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
@@ -272,11 +310,12 @@ impl ChangeLog {
             None => None,
         };
         let mut last = state.trimmed_sequence;
+        let mut sealed_events = VecDeque::with_capacity(state.segments.len());
         for segment in &state.segments {
             if segment.first_sequence != last + 1 {
                 return Err(Error::Segment(format!("segment {} follows {last}", segment.first_sequence)));
             }
-            decode_segment(segment)?;
+            sealed_events.push_back(Arc::new(last_events(&decode_segment(segment)?)));
             last = segment.last_sequence;
         }
         let open_events = decode_frames(&state.open_events, state.open_first_sequence)?;
@@ -287,13 +326,24 @@ impl ChangeLog {
             bytes: state.open_events.len() as u64,
             events: open_events.len() as u64,
             oldest_stamp: open_events.first().map(|event| WriteStamp(event.stamp)),
+            last_events: last_events(&open_events),
             chunks: Vec::from_iter((!open_events.is_empty()).then(|| std::mem::take(&mut state.open_events))),
             tail: Vec::new(),
         };
         let segments = VecDeque::from(std::mem::take(&mut state.segments));
         let sealed_bytes = segments.iter().map(|segment| segment.events.len() as u64).sum();
         let (next_sequence, trimmed_sequence) = (state.next_sequence, state.trimmed_sequence);
-        Ok(Self { stream, segments, sealed_bytes, open, next_sequence, trimmed_sequence })
+        let trimmed_groups = state.trimmed_groups.iter().map(|group| (group.feature_group, group.sequence)).collect();
+        Ok(Self {
+            stream,
+            segments,
+            last_events: sealed_events,
+            sealed_bytes,
+            open,
+            next_sequence,
+            trimmed_sequence,
+            trimmed_groups,
+        })
     }
 }
 
@@ -401,6 +451,39 @@ mod tests {
         }
         assert_eq!(image.open_events(), before);
         assert_eq!(pinned.segments, plain.segments);
+    }
+
+    #[test]
+    fn what_is_trimmed_stays_known_by_feature_group_also_through_a_snapshot() {
+        let write = |group, offline| Write { feature_group: group, offline, ..Write::default() };
+        let mut log = ChangeLog::default();
+        let mut stamp = 0;
+        for writes in [[(1, true), (2, true)], [(1, true), (3, false)], [(2, true), (2, true)]] {
+            for (group, offline) in writes {
+                stamp += 1;
+                log.append(WriteStamp(stamp), write(group, offline));
+            }
+            log.seal(WriteStamp(stamp));
+        }
+        log.append(WriteStamp(7), write(4, true));
+        let told = |log: &ChangeLog, after| {
+            log.groups_trimmed_after(after).iter().map(|g| (g.feature_group, g.sequence)).collect::<Vec<_>>()
+        };
+        log.trim(1);
+        assert_eq!(told(&log, 0), [], "a segment goes as a whole");
+        log.trim(5);
+        assert_eq!(told(&log, 0), [(1, 3), (2, 2)]);
+
+        let mut state = wire::ShardControlState { open_events: log.open_events(), ..Default::default() };
+        state.segments = log.segments().cloned().collect();
+        log.scalars_to_wire(&mut state);
+        let mut restored = ChangeLog::from_wire(&mut state).expect("whole");
+        for log in [&mut log, &mut restored] {
+            log.seal(WriteStamp(8));
+            log.trim(7);
+            assert_eq!(told(log, 0), [(1, 3), (2, 6), (4, 7)]);
+            assert_eq!(told(log, 3), [(2, 6), (4, 7)]);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use granary_proto::internal::{ReadSegmentsResponse, ShardCommand, ShardReply};
+use granary_proto::internal::{ReadSegmentsResponse, ShardCommand, ShardReply, TrimmedGroup};
 use granary_store::Tree;
 use granary_types::WriteStamp;
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -227,6 +227,12 @@ impl ShardStore {
     /// there is one.
     pub fn segments_after(&self, sequence: u64, max_bytes: usize) -> ReadSegmentsResponse {
         self.inner.control.lock().change_log.segments_after(sequence, max_bytes)
+    }
+
+    /// The last trimmed event of each feature group, where it comes after `sequence`: the group's offline table holds
+    /// it, or has lost history.
+    pub fn groups_trimmed_after(&self, sequence: u64) -> Vec<TrimmedGroup> {
+        self.inner.control.lock().change_log.groups_trimmed_after(sequence)
     }
 
     /// The change log at a glance.

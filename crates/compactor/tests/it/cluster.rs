@@ -19,7 +19,7 @@ use granary_proto::internal::acknowledge_response::Result as Acknowledged;
 use granary_proto::internal::change_log_server::{ChangeLog, ChangeLogServer};
 use granary_proto::internal::{
     AcknowledgeRequest, AcknowledgeResponse, Catalog, ChangeEvent, Node, NotLeader, ReadSegmentsRequest,
-    ReadSegmentsResponse, ReplicaInfo, Segment, ShardInfo, Write,
+    ReadSegmentsResponse, ReplicaInfo, Segment, ShardInfo, TrimmedGroup, Write,
 };
 use granary_types::record::RawValue;
 use granary_types::{
@@ -76,13 +76,19 @@ pub(crate) struct Cluster {
     pub(crate) refused_reads: AtomicUsize,
     /// What the object store does wrong.
     pub(crate) faults: Arc<Faults>,
+    /// The object store itself, for those who go behind everybody's back.
+    pub(crate) objects: Arc<FaultyStore>,
+    /// What the compactor said last of tables that it cannot write.
+    failing: watch::Sender<Vec<String>>,
+    /// Of the compactor that was started last.
+    metrics: Mutex<Registry>,
     /// Acknowledgements that came before their commits (CL-3).
     violations: Mutex<Vec<String>>,
-    warehouse: Arc<Warehouse>,
+    pub(crate) warehouse: Arc<Warehouse>,
     groups: Mutex<Vec<Arc<FeatureGroup>>>,
     /// Every event there ever was: shard, sequence, group.
     events: Mutex<Vec<(u32, u64, FeatureGroupId)>>,
-    catalog: watch::Sender<Arc<CatalogView>>,
+    pub(crate) catalog: watch::Sender<Arc<CatalogView>>,
     servers: Mutex<BTreeMap<u64, Server>>,
     /// Sockets that hold the ports of dead nodes, and are listened on by nobody.
     graves: Mutex<Vec<TcpSocket>>,
@@ -96,9 +102,9 @@ impl Cluster {
     /// `shards` shards on [`NODES`] nodes, with the feature groups `groups` in the catalog.
     pub(crate) async fn start(shards: u32, groups: &[FeatureGroup]) -> Arc<Self> {
         let root = "memory:///warehouse".parse().expect("a URL");
-        let store = FaultyStore::default();
-        let faults = store.faults.clone();
-        let warehouse = Warehouse::over(Arc::new(store), root, Options::default()).await.expect("opens");
+        let objects = Arc::new(FaultyStore::default());
+        let faults = objects.faults.clone();
+        let warehouse = Warehouse::over(objects.clone(), root, Options::default()).await.expect("opens");
         let cluster = Arc::new(Self {
             logs: Mutex::new((1..=shards).map(|shard| (shard, Log::default())).collect()),
             acknowledged: watch::Sender::new(BTreeMap::new()),
@@ -106,6 +112,9 @@ impl Cluster {
             damaged_reads: AtomicUsize::new(0),
             refused_reads: AtomicUsize::new(0),
             faults,
+            objects,
+            failing: watch::Sender::default(),
+            metrics: Mutex::default(),
             violations: Mutex::new(Vec::new()),
             warehouse: Arc::new(warehouse),
             groups: Mutex::new(Vec::new()),
@@ -237,6 +246,7 @@ impl Cluster {
             poll: Duration::from_millis(5),
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),
+            audit_interval: Duration::from_millis(20),
             hook,
             ..Settings::default()
         })
@@ -244,13 +254,10 @@ impl Cluster {
 
     /// Starts a compactor with settings of its own.
     pub(crate) fn compactor_with(&self, settings: Settings) -> JoinHandle<()> {
-        let compactor = Compactor::new(
-            Platform::system(),
-            self.catalog.subscribe(),
-            self.warehouse.clone(),
-            settings,
-            &Registry::new(),
-        );
+        let registry = Registry::new();
+        *self.metrics.lock() = registry.clone();
+        let compactor =
+            Compactor::new(Platform::system(), self.catalog.subscribe(), self.warehouse.clone(), settings, &registry);
         tokio::spawn(compactor.expect("metrics of its own").run())
     }
 
@@ -265,6 +272,31 @@ impl Cluster {
         let waited = tokio::time::timeout(PATIENCE, reached).await.map(|seen| seen.map(|_| ()));
         let seen = self.acknowledged.borrow().clone();
         waited.unwrap_or_else(|_| panic!("not acknowledged in time: {seen:?} of {targets:?}")).expect("open");
+    }
+
+    /// Waits until the compactor tells of failing tables what `wanted` says.
+    pub(crate) async fn told(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
+        let mut failing = self.failing.subscribe();
+        let told = tokio::time::timeout(PATIENCE, failing.wait_for(|failing| wanted(failing))).await;
+        let seen = self.failing.borrow().clone();
+        told.unwrap_or_else(|_| panic!("not told in time: {seen:?}")).expect("open").clone()
+    }
+
+    /// A gauge of the compactor that was started last.
+    pub(crate) fn gauge(&self, name: &str) -> f64 {
+        let families = self.metrics.lock().gather();
+        let family = families.iter().find(|family| family.name() == name).expect("such a metric");
+        family.get_metric()[0].get_gauge().get_value()
+    }
+
+    /// How far each shard is acknowledged.
+    pub(crate) fn acknowledgements(&self) -> BTreeMap<u32, u64> {
+        self.acknowledged.borrow().clone()
+    }
+
+    /// Forgets events as if they had never been put, for a check of what stays.
+    pub(crate) fn forget_events(&self, lost: impl Fn(u32, u64, FeatureGroupId) -> bool) {
+        self.events.lock().retain(|(shard, sequence, group)| !lost(*shard, *sequence, *group));
     }
 
     pub(crate) async fn all_acknowledged(&self) {
@@ -352,6 +384,18 @@ impl FakeNode {
     }
 }
 
+impl FakeNode {
+    fn trimmed_groups(&self, shard: u32, trimmed: u64, after: u64) -> Vec<TrimmedGroup> {
+        let mut last = BTreeMap::new();
+        let events = self.cluster.events.lock();
+        for (_, sequence, group) in events.iter().filter(|(of, sequence, _)| *of == shard && *sequence <= trimmed) {
+            last.insert(group.0, *sequence);
+        }
+        let last = last.into_iter().filter(|(_, sequence)| *sequence > after);
+        last.map(|(feature_group, sequence)| TrimmedGroup { feature_group, sequence }).collect()
+    }
+}
+
 #[tonic::async_trait]
 impl ChangeLog for FakeNode {
     async fn read_segments(
@@ -363,7 +407,9 @@ impl ChangeLog for FakeNode {
         if take(&self.cluster.refused_reads) {
             return Err(Status::unavailable("refused on purpose"));
         }
+        self.cluster.failing.send_replace(request.failing_tables.unwrap_or_default().lines);
         let log = self.cluster.logs.lock()[&request.shard].clone();
+        let trimmed_groups = self.trimmed_groups(request.shard, log.trimmed, request.trimmed_groups_after);
         let mut bytes = 0;
         let mut segments: Vec<Segment> = log
             .segments
@@ -387,6 +433,7 @@ impl ChangeLog for FakeNode {
             trimmed_sequence: log.trimmed,
             sealed_sequence: log.last,
             last_sequence: log.last,
+            trimmed_groups,
         }))
     }
 

@@ -5,4 +5,5 @@ mod crashes;
 mod deaths;
 mod events;
 mod faulty;
+mod lost;
 mod twins;

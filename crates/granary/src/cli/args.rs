@@ -99,6 +99,9 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Join features to the rows of a query as they were at each row's cut-off
     Join(JoinArgs),
+    /// Look after the tables of the offline store
+    #[command(subcommand)]
+    Offline(OfflineCommand),
     /// Show nodes, shards and replicas
     Status(StatusArgs),
     /// Show the configuration that is in effect
@@ -443,6 +446,35 @@ pub(crate) struct StatusArgs {
     /// Addresses of nodes to ask, with commas; the endpoint unless set
     #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub(crate) seeds: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OfflineCommand {
+    /// Write to a table again that lacks acknowledged history; what is missing stays missing
+    GiveUp(GiveUpArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A table that was deleted, cut, or put back from an older copy is not written to: `granary status` names it. Putting the
+history back is better. Without --yes this only shows what is missing. A damaged table must be moved away first.
+
+Example:
+  granary offline give-up users --object-store s3://lake/granary --yes")]
+pub(crate) struct GiveUpArgs {
+    /// The feature group
+    pub(crate) group: String,
+    /// Give it up
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Addresses of nodes to ask, with commas; the endpoint unless set
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT,…")]
+    pub(crate) seeds: Vec<String>,
+    #[command(flatten)]
+    pub(crate) objects: ObjectArgs,
+    /// Data directory of the `granary dev` whose offline store is in it [default: ./granary-data]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use super::args::{Command, ConfigArgs, Global, SizeArgs};
+use super::args::{Command, ConfigArgs, Global, OfflineCommand, SizeArgs};
 use crate::config::{self, Config, Mistakes, Sources};
 use crate::output::Output;
 
@@ -64,6 +64,10 @@ fn role_flags(command: &Command, sources: &mut Sources) {
             sources.flag("--seeds", "cluster.seeds", args.seeds.seeds.as_ref());
             sources.flag("--object-store", "object_store.url", args.objects.object_store.as_ref());
             sources.flag("--metrics", "metrics.listen", args.metrics.metrics.as_ref());
+        }
+        Command::Offline(OfflineCommand::GiveUp(args)) => {
+            sources.flag("--data-dir", "node.data_dir", args.data_dir.as_ref().map(|dir| dir.display()));
+            sources.flag("--object-store", "object_store.url", args.objects.object_store.as_ref());
         }
         _ => {}
     }

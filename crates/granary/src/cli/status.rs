@@ -1,5 +1,6 @@
 //! `granary status`: nodes, shards and replicas, as the nodes themselves see them.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -12,11 +13,28 @@ use super::hex;
 use crate::output::{self, Output};
 use crate::{client, failure};
 
-/// What one node says of itself, or why it does not.
+/// What was found at the address of one node of the catalog.
 struct NodeStatus {
     id: u64,
     address: String,
-    answer: Result<Vec<ReplicaStatus>, Error>,
+    answer: Answer,
+}
+
+enum Answer {
+    /// The node's own.
+    Replicas(Vec<ReplicaStatus>),
+    /// Of another node, which has taken the lost one's address.
+    OfAnother(u64),
+    None(Error),
+}
+
+impl NodeStatus {
+    fn replicas(&self) -> &[ReplicaStatus] {
+        match &self.answer {
+            Answer::Replicas(replicas) => replicas,
+            Answer::OfAnother(_) | Answer::None(_) => &[],
+        }
+    }
 }
 
 pub(super) async fn run(args: &StatusArgs, global: &Global) -> anyhow::Result<()> {
@@ -28,7 +46,7 @@ pub(super) async fn run(args: &StatusArgs, global: &Global) -> anyhow::Result<()
 }
 
 /// The catalog from the first seed that has it.
-async fn first_catalog(seeds: &[String], timeout: Duration) -> anyhow::Result<Catalog> {
+pub(super) async fn first_catalog(seeds: &[String], timeout: Duration) -> anyhow::Result<Catalog> {
     let mut last = Error::new(ErrorKind::Invalid, "no seeds to ask");
     for seed in seeds {
         match catalog_of(seed, timeout).await {
@@ -52,9 +70,14 @@ async fn node_status(id: u64, address: &str, timeout: Duration) -> NodeStatus {
     let ask = async {
         let mut meta = client::meta(address, timeout).map_err(|error| Error::invalid(error.to_string()))?;
         let answer = meta.status(StatusRequest {}).await;
-        answer.map(|answer| answer.into_inner().replicas).map_err(|status| failure::of_status(address, &status))
+        answer.map(tonic::Response::into_inner).map_err(|status| failure::of_status(address, &status))
     };
-    NodeStatus { id, address: address.to_owned(), answer: ask.await }
+    let answer = match ask.await {
+        Ok(answer) if answer.node != id => Answer::OfAnother(answer.node),
+        Ok(answer) => Answer::Replicas(answer.replicas),
+        Err(error) => Answer::None(error),
+    };
+    NodeStatus { id, address: address.to_owned(), answer }
 }
 
 fn text(catalog: &Catalog, nodes: &[NodeStatus]) -> String {
@@ -63,14 +86,15 @@ fn text(catalog: &Catalog, nodes: &[NodeStatus]) -> String {
         .iter()
         .map(|node| {
             let state = match &node.answer {
-                Ok(replicas) => format!("up, {} replicas", replicas.len()),
-                Err(error) => format!("no answer: {error}"),
+                Answer::Replicas(replicas) => format!("up, {} replicas", replicas.len()),
+                Answer::OfAnother(other) => format!("lost, node {other} has its address"),
+                Answer::None(error) => format!("no answer: {error}"),
             };
             vec![node.id.to_string(), node.address.clone(), state]
         })
         .collect();
     let mut replicas: Vec<(u64, &ReplicaStatus)> =
-        nodes.iter().flat_map(|node| node.answer.iter().flatten().map(move |replica| (node.id, replica))).collect();
+        nodes.iter().flat_map(|node| node.replicas().iter().map(move |replica| (node.id, replica))).collect();
     replicas.sort_by_key(|(node, replica)| (replica.shard, *node));
     let replica_rows: Vec<_> = replicas
         .iter()
@@ -89,16 +113,24 @@ fn text(catalog: &Catalog, nodes: &[NodeStatus]) -> String {
             ]
         })
         .collect();
+    let failing = failing_tables(nodes).into_iter().map(|table| format!("\noffline table: {table}\n"));
     let live = catalog.feature_groups.iter().filter(|group| group.status() != DELETED).count();
     format!(
-        "cluster {}, {live} feature groups\n\n{}\n{}",
+        "cluster {}, {live} feature groups\n\n{}\n{}{}",
         hex::encode(&catalog.cluster),
         output::table(&["node", "address", "state"], &node_rows),
         output::table(
             &["shard", "slots", "node", "role", "term", "applied", "cells", "change log", "rebuilt because"],
             &replica_rows
         ),
+        failing.collect::<String>(),
     )
+}
+
+/// What compactors told the nodes of tables that they cannot write, each once.
+fn failing_tables(nodes: &[NodeStatus]) -> BTreeSet<&str> {
+    let replicas = nodes.iter().flat_map(NodeStatus::replicas);
+    replicas.flat_map(|replica| replica.failing_tables.iter().map(String::as_str)).collect()
 }
 
 const DELETED: granary_proto::v1::FeatureGroupStatus = granary_proto::v1::FeatureGroupStatus::Deleted;
@@ -125,12 +157,15 @@ fn to_json(catalog: &Catalog, nodes: &[NodeStatus]) -> serde_json::Value {
         })
     };
     let node = |node: &NodeStatus| match &node.answer {
-        Ok(replicas) => json!({
+        Answer::Replicas(replicas) => json!({
             "node": node.id,
             "address": node.address,
             "replicas": replicas.iter().map(replica).collect::<Vec<_>>(),
         }),
-        Err(error) => json!({ "node": node.id, "address": node.address, "error": error.message }),
+        Answer::OfAnother(other) => {
+            json!({ "node": node.id, "address": node.address, "lost": true, "address_taken_by_node": other })
+        }
+        Answer::None(error) => json!({ "node": node.id, "address": node.address, "error": error.message }),
     };
     json!({
         "cluster": hex::encode(&catalog.cluster),
@@ -141,5 +176,6 @@ fn to_json(catalog: &Catalog, nodes: &[NodeStatus]) -> serde_json::Value {
             "nodes": shard.replicas.iter().map(|replica| replica.node).collect::<Vec<_>>(),
         })).collect::<Vec<_>>(),
         "nodes": nodes.iter().map(node).collect::<Vec<_>>(),
+        "failing_offline_tables": failing_tables(nodes),
     })
 }

@@ -31,6 +31,9 @@ impl ChangeLog for ChangeLogService {
         let replica = self.replicas.get(shard).ok_or_else(|| no_replica(&self.replicas, shard))?;
         let max_bytes = request.max_bytes.min(ANSWER_BYTES_MAX) as usize;
         let mut response = replica.store().segments_after(request.after_sequence, max_bytes);
+        // After the segments: what is told of trims may be newer than the answer's own trim, never older.
+        response.trimmed_groups = replica.store().groups_trimmed_after(request.trimmed_groups_after);
+        request.failing_tables.into_iter().for_each(|tables| replica.note_failing_tables(tables.lines));
         response.stream.get_or_insert_with(|| stream_to_wire(replica.stream()));
         Ok(Response::new(response))
     }

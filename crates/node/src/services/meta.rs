@@ -194,6 +194,7 @@ impl Meta for MetaService {
                 state_hash: state.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default(),
                 engine: member.engine.to_owned(),
                 rebuilt_because: self.replicas.note(replica.shard()).unwrap_or_default(),
+                failing_tables: replica.failing_tables(),
                 ..group_status(replica.shard(), replica.group())
             });
         }

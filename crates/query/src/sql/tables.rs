@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::session_state::SessionState;
 use granary_catalog::CatalogView;
-use granary_offline_store::{OfflineTable, Warehouse};
+use granary_offline_store::{OfflineTable, Warehouse, arrow_schema};
 use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus};
 use parking_lot::Mutex;
 use tokio::sync::Mutex as AsyncMutex;
@@ -48,9 +49,12 @@ impl Tables {
             tracing::debug!(%error, group = %group.name, "open offline table anew");
             *table = None;
         }
-        let table = match table.take() {
-            Some(open) => table.insert(open),
-            None => table.insert(self.warehouse.table(group).await?),
+        if table.is_none() {
+            *table = self.warehouse.existing_table(group).await?;
+        }
+        // Only a compactor makes tables: it knows whether one that is not there was lost.
+        let Some(table) = table.as_ref() else {
+            return Ok(Arc::new(EmptyTable::new(arrow_schema(group))));
         };
         Ok(table.delta().table_provider().with_session(Arc::clone(state)).await?)
     }

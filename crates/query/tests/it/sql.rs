@@ -128,3 +128,47 @@ async fn a_query_ends_when_its_time_is_up() {
     let status = world.sql(endless).await.expect_err("no answer in time");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
 }
+
+/// Each computes for hours, reads next to nothing, and gives no row meanwhile: by making rows of rows, by pairs of equal
+/// keys, and by pairs none of which fits.
+const ENDLESS: [&str; 3] = [
+    "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b",
+    "SELECT count(*) FROM (SELECT value AS v, value * 0 AS k FROM generate_series(1, 1000000)) a \
+     JOIN (SELECT value AS v, value * 0 AS k FROM generate_series(1, 1000000)) b ON a.k = b.k AND a.v * b.v < 0",
+    "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b WHERE a.value * b.value < 0",
+];
+
+#[tokio::test]
+async fn queries_that_compute_end_with_their_callers() {
+    let mut world = World::with(Settings::default(), Default::default()).await;
+    for sql in ENDLESS {
+        // More than there are threads for them.
+        let mut calls = Vec::new();
+        for _ in 0..3 {
+            calls.push(world.client.sql(SqlRequest { sql: sql.to_owned() }).await.expect("begun"));
+        }
+        assert_eq!(world.running(), 3.0, "{sql}");
+        drop(calls);
+        let ended = async {
+            while world.running() > 0.0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ended).await.expect(sql);
+        assert_eq!(world.sql("SELECT 1").await.expect("a thread is free"), [["1"]]);
+    }
+}
+
+#[tokio::test]
+async fn queries_that_compute_let_others_have_the_threads() {
+    let mut world = World::with(Settings::default(), Default::default()).await;
+    let mut calls = Vec::new();
+    for _ in 0..3 {
+        calls.push(world.client.sql(SqlRequest { sql: ENDLESS[0].to_owned() }).await.expect("begun"));
+    }
+    for _ in 0..10 {
+        assert_eq!(world.sql("SELECT count(*) FROM customers").await.expect("an answer"), [["0"]]);
+    }
+    assert_eq!(world.running(), 3.0, "they are still at it");
+    drop(calls);
+}

@@ -34,6 +34,7 @@ pub(crate) struct World {
     pub(crate) client: QueryClient<Channel>,
     catalog: Arc<CatalogView>,
     warehouse: Arc<Warehouse>,
+    metrics: prometheus::Registry,
     sequence: u64,
     /// Where the queries run, apart from the test and its server, as in the product.
     queries: Option<Runtime>,
@@ -102,16 +103,11 @@ impl World {
         let queries = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         let queries = queries.expect("a runtime");
         let settings = Settings { runtime: Some(queries.handle().clone()), partitions: 2, ..settings };
-        let service = QueryService::new(
-            Platform::system(),
-            receiver,
-            Arc::clone(&warehouse),
-            settings,
-            &prometheus::Registry::new(),
-        );
+        let metrics = prometheus::Registry::new();
+        let service = QueryService::new(Platform::system(), receiver, Arc::clone(&warehouse), settings, &metrics);
         let address = serve(Server::builder().add_service(QueryServer::new(service.expect("a service")))).await;
         let client = QueryClient::connect(format!("http://{address}")).await.expect("a connection");
-        Self { client, catalog, warehouse, sequence: 0, queries: Some(queries), _directory: directory }
+        Self { client, catalog, warehouse, metrics, sequence: 0, queries: Some(queries), _directory: directory }
     }
 
     /// Commits a flush with `events` of one group.
@@ -139,6 +135,13 @@ impl World {
         let moves = [OffsetMove { stream, expected, new: self.sequence }];
         let outcome = table.append(&files, &moves).await.expect("a commit");
         assert!(matches!(outcome, Outcome::Committed(_)), "{outcome:?}");
+    }
+
+    /// How many calls are at work.
+    pub(crate) fn running(&self) -> f64 {
+        let families = self.metrics.gather();
+        let family = families.iter().find(|family| family.name() == "granary_query_running").expect("such a metric");
+        family.get_metric()[0].get_gauge().get_value()
     }
 
     /// A query's rows as text.
