@@ -98,7 +98,7 @@ fn samples_are_taken_at_the_same_indexes_on_every_replica() {
     let command = |index: u64| match index {
         1 => open_slots(),
         // Indexes are not dense: blank and membership entries never come here.
-        _ if index % 7 == 0 => seal(index),
+        _ if index.is_multiple_of(7) => seal(index),
         _ if index % 50 == 1 => trim(index / 2),
         _ => batch_within(0, index, vec![put(u128::from(index), &format!("r{}", index % 300), 1)]),
     };
