@@ -85,4 +85,48 @@ mod tests {
         assert_eq!(freshness.index_within(bound, at(100), answer(6)).await, Ok(5));
         assert_eq!(freshness.index_within(bound, at(101), answer(7)).await, Ok(7));
     }
+
+    #[tokio::test]
+    async fn freshness_counts_from_before_the_leader_was_asked() {
+        let freshness = Freshness::default();
+        let (start, passed) = (Instant::now(), std::cell::Cell::new(Duration::ZERO));
+        let now = || start + passed.get();
+        let bound = Duration::from_millis(100);
+        // The answer takes 80 ms; what it says may be as old as the question.
+        let slow = |index| {
+            let passed = &passed;
+            move || async move {
+                passed.set(passed.get() + Duration::from_millis(80));
+                Ok::<_, Infallible>(index)
+            }
+        };
+        assert_eq!(freshness.index_within(bound, now, slow(5)).await, Ok(5));
+        passed.set(Duration::from_millis(100));
+        assert_eq!(freshness.index_within(bound, now, slow(6)).await, Ok(5), "asked 100 ms ago");
+        passed.set(Duration::from_millis(101));
+        assert_eq!(freshness.index_within(bound, now, slow(7)).await, Ok(7), "asked 101 ms ago, heard 21 ms ago");
+        // An answer to an older question does not count as fresher for coming later.
+        freshness.note(Confirmed { asked_at: start, index: 9 });
+        assert_eq!(freshness.index_within(bound, now, slow(8)).await, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_another_ones_question_takes_its_answer_only_if_it_is_fresh_enough() {
+        let freshness = Freshness::default();
+        let (start, passed) = (Instant::now(), std::cell::Cell::new(Duration::ZERO));
+        let now = || start + passed.get();
+        let bound = Duration::from_millis(100);
+        let answered = tokio::sync::Semaphore::new(0);
+        let first = freshness.index_within(bound, now, || async {
+            answered.acquire().await.expect("is open").forget();
+            Ok::<_, Infallible>(1)
+        });
+        let second = freshness.index_within(bound, now, || async { Ok::<_, Infallible>(2) });
+        let (mut first, mut second) = (std::pin::pin!(first), std::pin::pin!(second));
+        assert!(futures::poll!(&mut first).is_pending());
+        assert!(futures::poll!(&mut second).is_pending());
+        passed.set(Duration::from_millis(150));
+        answered.add_permits(1);
+        assert_eq!((first.await, second.await), (Ok(1), Ok(2)), "the first question was asked 150 ms ago");
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use granary_consensus::{Group, ProposeError};
 use granary_platform::{Platform, TaskKind};
-use granary_proto::internal::{self, shard_command::Command};
+use granary_proto::internal::{self, shard_command::Command, write_outcome::Status};
 use granary_shard::{Pressure, ShardStore};
 use granary_types::{Error, ErrorKind, NodeId};
 use prost::Message;
@@ -150,8 +150,13 @@ impl Batcher {
     /// The change log is three quarters full: take writes at the pace at which it can still be drained.
     async fn slow_down(&self) {
         if self.store.pressure() >= Pressure::Slow {
+            self.metrics.writes_slowed.with_label_values(&[&self.shard(), "change-log"]).inc();
             self.platform.sleep(std::time::Duration::from_millis(20)).await;
         }
+    }
+
+    fn shard(&self) -> String {
+        self.group.spec().group.to_string()
     }
 
     fn propose(&self, batch: Vec<Submission>, permit: OwnedSemaphorePermit) {
@@ -166,12 +171,14 @@ impl Batcher {
         let command =
             Command::Write(internal::WriteBatch { stamp: self.platform.now_nanos(), writes, change_log_budget });
         let command = Bytes::from(internal::ShardCommand { command: Some(command) }.encode_to_vec());
-        let group = self.group.clone();
+        let (group, metrics, shard) = (self.group.clone(), Arc::clone(&self.metrics), self.shard());
         self.platform.spawn(TaskKind::Request, "propose-writes", async move {
             let result = group.propose(command).await;
             drop(permit);
             match result.map_err(write_error).and_then(|proposed| Ok((proposed.index, outcomes(&proposed.reply)?))) {
                 Ok((index, mut outcomes)) => {
+                    let full = outcomes.iter().filter(|outcome| outcome.status() == Status::ChangeLogFull).count();
+                    metrics.writes_refused.with_label_values(&[&shard, "change-log-full"]).inc_by(full as u64);
                     for (count, answer, _permits) in answers {
                         let rest = outcomes.split_off(count.min(outcomes.len()));
                         let mine = std::mem::replace(&mut outcomes, rest);

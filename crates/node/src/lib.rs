@@ -14,6 +14,7 @@
 //! of a committed entry), LIN-1 (reads wait for a read index), ST-1 (state that cannot be trusted is rebuilt).
 
 pub mod bootstrap;
+mod comparison;
 pub mod freshness;
 pub mod group_commit;
 pub mod identity;

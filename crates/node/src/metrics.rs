@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+use granary_shard::Sample;
+use granary_types::{ReplicaId, ShardId};
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::replica::Replica;
@@ -18,7 +23,13 @@ pub struct Metrics {
     pub(crate) change_log_bytes: IntGaugeVec,
     pub(crate) change_log_events: IntGaugeVec,
     pub(crate) leader: IntGaugeVec,
-    pub(crate) state_hash: IntGaugeVec,
+    pub(crate) change_log_budget_bytes: IntGaugeVec,
+    pub(crate) change_log_pressure: IntGaugeVec,
+    pub(crate) writes_refused: IntCounterVec,
+    pub(crate) writes_slowed: IntCounterVec,
+    pub(crate) different_replicas: IntGaugeVec,
+    compared_index: IntGaugeVec,
+    state_hashes: StateHashes,
 }
 
 impl Metrics {
@@ -53,15 +64,49 @@ impl Metrics {
             change_log_bytes: by_shard("granary_node_change_log_bytes", "Bytes of events not yet committed offline")?,
             change_log_events: by_shard("granary_node_change_log_events_count", "Events not yet committed offline")?,
             leader: by_shard("granary_node_leader", "1 where this node leads the shard")?,
-            state_hash: by_shard(
-                "granary_node_state_hash",
-                "Low 63 bits of the state hash at granary_node_applied_index; equal on replicas at the same index",
+            change_log_budget_bytes: by_shard(
+                "granary_node_change_log_budget_bytes",
+                "The bound for them; 0 for none",
             )?,
+            change_log_pressure: by_shard(
+                "granary_node_change_log_pressure_level",
+                "0 normal, 1 from 50 % of the budget (alert), 2 from 75 % (writes slow), 3 from 95 % (writes refused)",
+            )?,
+            writes_refused: counter(
+                "granary_node_writes_refused_total",
+                "Writes that apply refused, at the leader",
+                "reason",
+            )?,
+            writes_slowed: counter("granary_node_entries_slowed_total", "Entries held back by the leader", "reason")?,
+            different_replicas: by_shard(
+                "granary_node_different_replicas_count",
+                "At the leader: replicas whose state differs from its own at the same index (RG-2); must be 0",
+            )?,
+            compared_index: {
+                let help = "At the leader: the last index at which the replica's state was found equal to its own";
+                let gauge = IntGaugeVec::new(Opts::new("granary_node_compared_index", help), &["shard", "replica"])?;
+                registry.register(Box::new(gauge.clone()))?;
+                gauge
+            },
+            state_hashes: StateHashes::register(registry)?,
         })
+    }
+
+    /// Another replica's state was equal to the leader's at `index`.
+    pub(crate) fn compared(&self, shard: ShardId, replica: ReplicaId, index: u64) {
+        let labels = [shard.to_string(), replica.to_string()];
+        self.compared_index.with_label_values(&labels).set(i64::try_from(index).unwrap_or(i64::MAX));
+    }
+
+    /// How many replicas differ from the leader's.
+    pub(crate) fn different(&self, shard: ShardId, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.different_replicas.with_label_values(&[&shard.to_string()]).set(count);
     }
 
     /// Takes the gauges from the replicas that run now.
     pub(crate) fn export(&self, replicas: &[Arc<Replica>]) {
+        self.state_hashes.take(replicas);
         for replica in replicas {
             let shard = replica.shard().to_string();
             let (status, log) = (replica.store().status(), replica.store().change_log());
@@ -74,9 +119,64 @@ impl Metrics {
             set(&self.change_log_events, log.last_sequence - log.trimmed_sequence);
             set(&self.leader, u64::from(replica.leads()));
             set(&self.applied_index, status.applied_index);
-            if let Some(hash) = status.state_hash {
-                set(&self.state_hash, u64::try_from(hash & u128::from(u64::MAX >> 1)).unwrap_or(0));
-            }
+            set(&self.change_log_budget_bytes, log.budget_bytes);
+            set(&self.change_log_pressure, log.pressure as u64);
         }
+    }
+}
+
+/// A sample with the labels it is exported under: shard and replica.
+type Labelled = ([String; 2], Sample);
+
+/// State hashes beside their indexes, both of one moment also when they are scraped.
+///
+/// A gauge is a float with 53 bits: it tells the low 52 of the hash, enough to compare replicas by. `granary status`
+/// and the comparison between replicas have all 128.
+#[derive(Debug, Clone)]
+struct StateHashes {
+    hash: IntGaugeVec,
+    index: IntGaugeVec,
+    newest: Arc<Mutex<Vec<Labelled>>>,
+}
+
+impl StateHashes {
+    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["shard", "replica"]);
+        let hashes = Self {
+            hash: gauge(
+                "granary_shard_state_hash",
+                "Low 52 bits of the state hash at granary_shard_state_hash_index: equal on replicas at the same index",
+            )?,
+            index: gauge("granary_shard_state_hash_index", "The applied index of granary_shard_state_hash")?,
+            newest: Arc::default(),
+        };
+        registry.register(Box::new(hashes.clone()))?;
+        Ok(hashes)
+    }
+
+    fn take(&self, replicas: &[Arc<Replica>]) {
+        let newest = |replica: &Arc<Replica>| {
+            let sample = replica.store().samples().pop()?;
+            Some(([replica.shard().to_string(), replica.group().spec().replica.to_string()], sample))
+        };
+        *self.newest.lock() = replicas.iter().filter_map(newest).collect();
+    }
+}
+
+impl Collector for StateHashes {
+    fn desc(&self) -> Vec<&Desc> {
+        [self.hash.desc(), self.index.desc()].concat()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let newest = self.newest.lock();
+        self.hash.reset();
+        self.index.reset();
+        for (labels, sample) in &*newest {
+            let low_bits = i64::try_from(sample.state_hash & ((1 << 52) - 1)).expect("52 bits");
+            self.hash.with_label_values(labels).set(low_bits);
+            self.index.with_label_values(labels).set(i64::try_from(sample.index).unwrap_or(i64::MAX));
+        }
+        [self.hash.collect(), self.index.collect()].concat()
     }
 }

@@ -10,7 +10,10 @@ use granary_consensus::{ConsensusService, Group, GroupSpec, Member as RaftMember
 use granary_platform::{Platform, TaskKind};
 use granary_proto::convert::u128_to_wire;
 use granary_proto::internal::{self, meta_client::MetaClient, meta_command::Command, meta_reply};
-use granary_proto::internal::{change_log_server::ChangeLogServer, meta_server::MetaServer, shard_server::ShardServer};
+use granary_proto::internal::{
+    change_log_server::ChangeLogServer, meta_server::MetaServer, replica_server::ReplicaServer,
+    shard_server::ShardServer,
+};
 use granary_proto::{DESCRIPTORS, MESSAGE_LEN_MAX};
 use granary_shard::TreeTrust;
 use granary_store::Engine;
@@ -30,6 +33,7 @@ use crate::identity::Identity;
 use crate::meta::MetaMachine;
 use crate::services::change_log::ChangeLogService;
 use crate::services::meta::{Member, MetaReplica, MetaService};
+use crate::services::replica::ReplicaService;
 use crate::services::shard::ShardService;
 use crate::supervisor::{Replicas, Supervisor};
 use crate::{EngineKind, Metrics, Settings};
@@ -299,6 +303,7 @@ async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusServ
         .build_v1()
         .expect("the descriptors were compiled with this crate");
     let change_log = ChangeLogService { replicas: Arc::clone(&shard.replicas) };
+    let replica = ReplicaService { replicas: Arc::clone(&shard.replicas) };
     let mut routes = Routes::builder();
     routes
         .add_service(MetaServer::new(meta).max_decoding_message_size(MESSAGE_LEN_MAX))
@@ -308,6 +313,7 @@ async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusServ
                 .max_encoding_message_size(MESSAGE_LEN_MAX),
         )
         .add_service(ChangeLogServer::new(change_log).max_encoding_message_size(MESSAGE_LEN_MAX))
+        .add_service(ReplicaServer::new(replica))
         .add_service(consensus.into_server())
         .add_service(health_service)
         .add_service(reflection);

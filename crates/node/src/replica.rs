@@ -1,5 +1,6 @@
 //! One shard's replica: the store under apply, its Raft group, and what its leader has to do.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::io::{self, Read, Write};
@@ -20,6 +21,7 @@ use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::Instant;
 
+use crate::comparison::Comparison;
 use crate::freshness::Freshness;
 use crate::group_commit::{WriteError, WriteQueue, Written, write_error};
 use crate::{Metrics, Settings};
@@ -114,7 +116,7 @@ impl Replica {
         let (shard, dir) = (parts.spec.group, parts.spec.dir.clone());
         let machine = Arc::new(ShardMachine(Arc::clone(&parts.store)));
         let group =
-            Group::start_on(settings.logs(), parts.spec, settings.consensus.clone(), machine, peers, platform.clone())
+            Group::start_on(settings.logs(), parts.spec, settings.consensus.clone(), machine, Arc::clone(&peers), platform.clone())
                 .await?;
         // Replay must pass what was applied before a crash until the state hash can be compared with others'.
         parts.store.comparable_from(group.status().last_log);
@@ -133,7 +135,7 @@ impl Replica {
             failing_tables: Mutex::default(),
         });
         // Every member does, with the same members: one that dies early must not leave the group without a leader.
-        let (group, members) = (replica.group.clone(), parts.members);
+        let (group, members) = (replica.group.clone(), parts.members.clone());
         platform.spawn(TaskKind::Request, "initialise-shard", async move {
             if let Err(error) = group.initialize(members).await {
                 tracing::error!(%shard, %error, "initialise shard");
@@ -147,6 +149,15 @@ impl Replica {
             open_since: None,
         };
         platform.spawn(TaskKind::Request, "leader-duties", duties.run());
+        let comparison = Comparison {
+            replica: Arc::clone(&replica),
+            peers,
+            members: parts.members,
+            interval: settings.compare_interval,
+            metrics,
+            different: BTreeSet::new(),
+        };
+        platform.spawn(TaskKind::Request, "compare-replicas", comparison.run());
         Ok(replica)
     }
 

@@ -64,6 +64,8 @@ pub struct Settings {
     pub queued_writes_max: usize,
     /// Bytes of the same.
     pub queued_bytes_max: usize,
+    /// How often a leader compares its replica's state with the others' (RG-2).
+    pub compare_interval: Duration,
     /// How long a read waits for its replica to catch up before it is told to go elsewhere.
     pub read_wait: Duration,
 }
@@ -89,6 +91,7 @@ impl Settings {
             entries_in_flight_max: 4,
             queued_writes_max: 65_536,
             queued_bytes_max: 64 << 20,
+            compare_interval: Duration::from_secs(10),
             // Below the router's patience with one replica, so that it hears of the lag and asks another.
             read_wait: Duration::from_secs(2),
         }

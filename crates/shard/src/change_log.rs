@@ -19,6 +19,7 @@ use granary_proto::{convert, internal as wire};
 use granary_types::invariants::{Invariant, check};
 use granary_types::{StreamId, WriteStamp};
 use prost::Message;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::Error;
 
@@ -71,6 +72,9 @@ pub struct ChangeLogStatus {
     pub budget_bytes: u64,
     /// The one in proportion to the other.
     pub pressure: Pressure,
+    /// Over all segments ever sealed, equal on replicas at the same applied index (RG-2); `None` in what descends from
+    /// a snapshot without it.
+    pub digest: Option<u128>,
 }
 
 /// The open segment at a glance: by it the leader decides when to seal.
@@ -134,6 +138,8 @@ pub(crate) struct ChangeLog {
     next_sequence: u64,
     trimmed_sequence: u64,
     trimmed_groups: LastEvents,
+    /// Over all segments ever sealed: the same on every replica. `None` in what descends from a snapshot without it.
+    digest: Option<u128>,
 }
 
 impl Default for ChangeLog {
@@ -147,6 +153,7 @@ impl Default for ChangeLog {
             next_sequence: 1,
             trimmed_sequence: 0,
             trimmed_groups: LastEvents::new(),
+            digest: Some(0),
         }
     }
 }
@@ -190,13 +197,20 @@ impl ChangeLog {
         self.last_events.push_back(Arc::new(std::mem::take(&mut open.last_events)));
         let events = open.concat();
         self.sealed_bytes += events.len() as u64;
-        self.segments.push_back(Segment {
+        let segment = Segment {
             first_sequence,
             last_sequence: self.next_sequence - 1,
             sealed_at: sealed_at.0,
             checksum: crc32fast::hash(&events),
             events,
-        });
+        };
+        self.digest = self.digest.map(|before| digest_after(before, &segment));
+        self.segments.push_back(segment);
+    }
+
+    /// The running digest over all segments ever sealed, trimmed ones too.
+    pub(crate) fn digest(&self) -> Option<u128> {
+        self.digest
     }
 
     /// Drops the segments that end at or before `sequence`. An offset that is not sealed yet cannot come from a commit
@@ -244,6 +258,7 @@ impl ChangeLog {
             bytes: self.bytes(),
             budget_bytes,
             pressure: Pressure::of(self.bytes(), budget_bytes),
+            digest: self.digest,
         }
     }
 
@@ -286,6 +301,7 @@ impl ChangeLog {
         state.trimmed_sequence = self.trimmed_sequence;
         state.open_first_sequence = self.sealed_sequence() + 1;
         state.trimmed_groups = self.groups_trimmed_after(0);
+        state.change_log_digest = self.digest.map_or_else(Bytes::new, |digest| digest.to_be_bytes().to_vec().into());
     }
 
     pub(crate) fn segments(&self) -> impl Iterator<Item = &Segment> {
@@ -334,6 +350,13 @@ impl ChangeLog {
         let sealed_bytes = segments.iter().map(|segment| segment.events.len() as u64).sum();
         let (next_sequence, trimmed_sequence) = (state.next_sequence, state.trimmed_sequence);
         let trimmed_groups = state.trimmed_groups.iter().map(|group| (group.feature_group, group.sequence)).collect();
+        let digest = match state.change_log_digest.as_ref() {
+            [] => None,
+            digest => {
+                let digest = digest.try_into().map_err(|_| Error::Snapshot("change-log digest is wrong".to_owned()))?;
+                Some(u128::from_be_bytes(digest))
+            }
+        };
         Ok(Self {
             stream,
             segments,
@@ -343,8 +366,21 @@ impl ChangeLog {
             next_sequence,
             trimmed_sequence,
             trimmed_groups,
+            digest,
         })
     }
+}
+
+/// The digest over all segments up to this one: every byte of it counts, and so does its place.
+fn digest_after(before: u128, segment: &Segment) -> u128 {
+    let Segment { first_sequence, last_sequence, sealed_at, events, checksum: _ } = segment;
+    let mut hasher = Xxh3Default::new();
+    hasher.update(&before.to_le_bytes());
+    for number in [first_sequence, last_sequence, sealed_at] {
+        hasher.update(&number.to_le_bytes());
+    }
+    hasher.update(events);
+    hasher.digest128()
 }
 
 /// Verifies and decodes a sealed segment. Events come in order and are dense; their bytes are shared with it.
@@ -484,6 +520,36 @@ mod tests {
             assert_eq!(told(log, 0), [(1, 3), (2, 6), (4, 7)]);
             assert_eq!(told(log, 3), [(2, 6), (4, 7)]);
         }
+    }
+
+    #[test]
+    fn the_digest_covers_every_byte_and_the_place_of_every_segment() {
+        let sealed = |cuts: &[u64], at: u64| {
+            let mut log = ChangeLog::default();
+            for stamp in 1..=6 {
+                log.append(WriteStamp(stamp), Write { row: Bytes::from(vec![7; 100]), ..Write::default() });
+                if cuts.contains(&stamp) {
+                    log.seal(WriteStamp(stamp + at));
+                }
+            }
+            log
+        };
+        let mut log = sealed(&[3, 6], 0);
+        assert_eq!(log.digest(), sealed(&[3, 6], 0).digest());
+        for other in [sealed(&[2, 6], 0), sealed(&[6], 0), sealed(&[3, 6], 1), sealed(&[3], 0)] {
+            assert_ne!(log.digest(), other.digest());
+        }
+        let before = log.digest();
+        log.trim(3);
+        assert_eq!(log.digest(), before, "what is trimmed still counts");
+        let mut state = wire::ShardControlState { segments: log.segments().cloned().collect(), ..Default::default() };
+        log.scalars_to_wire(&mut state);
+        assert_eq!(ChangeLog::from_wire(&mut state.clone()).expect("own state").digest(), before);
+        state.change_log_digest = Bytes::new();
+        let mut unknown = ChangeLog::from_wire(&mut state).expect("own state");
+        unknown.append(WriteStamp(9), Write::default());
+        unknown.seal(WriteStamp(9));
+        assert_eq!(unknown.digest(), None, "not known, and so not comparable");
     }
 
     #[test]

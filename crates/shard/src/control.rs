@@ -9,6 +9,7 @@ use crate::Error;
 use crate::change_log::ChangeLog;
 use crate::dedup::{self, RecentWrites};
 use crate::marker::Marker;
+use crate::sample::Sample;
 use crate::slots::Slots;
 use crate::state_hash::StateHash;
 
@@ -40,6 +41,19 @@ impl Control {
     /// Whether the rows and their state hash are those of the applied index.
     pub(crate) fn is_comparable(&self) -> bool {
         self.applied_index >= self.rows_ahead_to()
+    }
+
+    /// The state as it is now in a few numbers, under an index to which nothing was applied since; `None` while it is
+    /// not comparable.
+    pub(crate) fn sample_at(&self, index: u64) -> Option<Sample> {
+        self.is_comparable().then(|| Sample {
+            index,
+            state_hash: self.rows.hash.value(),
+            change_log_digest: self.change_log.digest(),
+            next_sequence: self.change_log.last_sequence() + 1,
+            last_stamp: self.last_stamp.0,
+            recent_writes: self.recent.len() as u64,
+        })
     }
 
     /// The state as it is now, sharing what is large. It is one state only when it is comparable.

@@ -34,6 +34,7 @@ mod preserved;
 mod read;
 mod row_cache;
 mod rows;
+mod sample;
 mod settings;
 mod slots;
 mod snapshot;
@@ -45,6 +46,7 @@ pub use checkpointer::{Job, Spawn, Step, spawn_thread};
 #[doc(hidden)]
 pub use dedup::Window;
 pub use error::Error;
+pub use sample::Sample;
 pub use settings::Settings;
 pub use snapshot::PinnedSnapshot;
 pub use store::{ShardStore, Status, TreeTrust};

@@ -21,6 +21,7 @@ use crate::marker::Marker;
 use crate::memory_table::MemoryTable;
 use crate::preserved::{self, Preserved};
 use crate::row_cache::RowCache;
+use crate::sample::{Sample, Samples};
 use crate::slots::Slots;
 use crate::state_hash::StateHash;
 use crate::{Error, Settings, cell};
@@ -82,6 +83,8 @@ pub(crate) struct Inner {
     window: Window,
     pub(crate) tree: Arc<dyn Tree>,
     pub(crate) control: Mutex<Control>,
+    /// Locked after the control state only.
+    pub(crate) samples: Mutex<Samples>,
     /// The control state's slots, for readers, who must not wait for apply.
     pub(crate) slots: RwLock<Arc<Slots>>,
     /// Likewise, for whoever asks about pressure.
@@ -192,6 +195,7 @@ impl ShardStore {
         if index <= control.applied_index {
             return Ok(ShardReply::default().encode_to_vec().into());
         }
+        inner.samples.lock().before(index, &control);
         let window = inner.window;
         let applied = ShardCommand::decode(command.clone())
             .map_err(|error| Error::Entry { index, detail: error.to_string() })
@@ -238,6 +242,13 @@ impl ShardStore {
     /// The change log at a glance.
     pub fn change_log(&self) -> ChangeLogStatus {
         self.inner.control.lock().change_log.status(self.change_log_budget())
+    }
+
+    /// What the state was at some recent indexes, the same ones on every replica, and what it is now: rising by index.
+    /// Without what is not comparable with other replicas.
+    pub fn samples(&self) -> Vec<Sample> {
+        let control = self.inner.control.lock();
+        self.inner.samples.lock().with_now(&control)
     }
 
     /// The open segment at a glance.
@@ -340,6 +351,7 @@ impl Inner {
             window,
             tree,
             control: Mutex::new(Control { rows, ..Control::default() }),
+            samples: Mutex::default(),
             slots: RwLock::default(),
             change_log_bytes: AtomicU64::new(0),
             memory: RwLock::default(),

@@ -85,6 +85,11 @@ pub fn check(invariant: Invariant, held: bool, detail: impl FnOnce() -> String) 
     held
 }
 
+/// Counts a violation that this process saw but another one may be to blame for: it must not stop for it.
+pub fn count(invariant: Invariant) {
+    VIOLATIONS[invariant as usize].fetch_add(1, Ordering::Relaxed);
+}
+
 /// How often each invariant was seen violated in this process: the source of `granary_invariant_violations_total`.
 pub fn violations() -> impl Iterator<Item = (&'static str, u64)> {
     Invariant::ALL.iter().map(|invariant| (invariant.id(), VIOLATIONS[*invariant as usize].load(Ordering::Relaxed)))

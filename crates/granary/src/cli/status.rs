@@ -152,6 +152,8 @@ fn to_json(catalog: &Catalog, nodes: &[NodeStatus]) -> serde_json::Value {
             "change_log_trimmed": replica.change_log_trimmed,
             "change_log_bytes": replica.change_log_bytes,
             "state_hash": replica.state_hash,
+            "state_hash_index": replica.state_hash_index,
+            "change_log_digest": replica.change_log_digest,
             "engine": replica.engine,
             "rebuilt_because": replica.rebuilt_because,
         })

@@ -185,13 +185,20 @@ impl Meta for MetaService {
         }
         for replica in self.replicas.all() {
             let (state, log) = (replica.store().status(), replica.store().change_log());
+            // Of one moment; the newest is of the state as it is, unless that is not comparable.
+            let now = replica.store().samples().pop().filter(|_| state.state_hash.is_some());
             replicas.push(internal::ReplicaStatus {
                 cells: state.cells,
                 memory_table_bytes: state.memory_table_bytes as u64,
                 change_log_last: log.last_sequence,
                 change_log_trimmed: log.trimmed_sequence,
                 change_log_bytes: log.bytes,
-                state_hash: state.state_hash.map(|hash| format!("{hash:032x}")).unwrap_or_default(),
+                state_hash: now.map(|now| format!("{:032x}", now.state_hash)).unwrap_or_default(),
+                state_hash_index: now.map_or(0, |now| now.index),
+                change_log_digest: now
+                    .and_then(|now| now.change_log_digest)
+                    .map(|digest| format!("{digest:032x}"))
+                    .unwrap_or_default(),
                 engine: member.engine.to_owned(),
                 rebuilt_because: self.replicas.note(replica.shard()).unwrap_or_default(),
                 failing_tables: replica.failing_tables(),

@@ -2,6 +2,7 @@
 
 pub mod change_log;
 pub mod meta;
+pub mod replica;
 pub mod shard;
 
 use std::time::Duration;

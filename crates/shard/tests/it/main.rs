@@ -5,5 +5,6 @@ mod concurrency;
 mod damage;
 mod limits;
 mod pinned;
+mod purity;
 mod replay;
 mod tree;

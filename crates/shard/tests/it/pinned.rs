@@ -3,6 +3,7 @@
 //!
 //! The checkpointers here are stepped by hand, and writes happen in the middle of the snapshot's scan, on one thread.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -60,11 +61,16 @@ fn write_while(
     plan: &[(usize, usize, usize)],
 ) -> (Result<Vec<u8>, Error>, usize) {
     let pinned = store.pin_snapshot().expect("is pinned");
-    let left = Arc::new(Mutex::new(entries.to_vec().into_iter()));
+    let left = Arc::new(Mutex::new(VecDeque::from(entries.to_vec())));
     let (of_hook, queue, plan) = (Arc::clone(store), Arc::clone(&left), plan.to_vec());
     tree.on_scan(move |place| {
         for (_, count, steps) in plan.iter().filter(|(at, ..)| *at == place) {
-            for (index, command) in queue.lock().by_ref().take(*count) {
+            let now: Vec<_> = {
+                let mut queue = queue.lock();
+                let count = queue.len().min(*count);
+                queue.drain(..count).collect()
+            };
+            for (index, command) in now {
                 if of_hook.apply(index, &command).is_err() {
                     return;
                 }
