@@ -1,0 +1,160 @@
+//! The offline tables: each event exactly once, and offsets that are true.
+//!
+//! The history holds all rows and all offsets that were read from the tables of every group ([`TableRow`],
+//! [`TableOffset`]), after [`Mark::OfflineComplete`] if what was acknowledged was waited for. Rows are told apart by write id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Change, History, Key, Mark, TableOffset, TableRow, What, WriteCall};
+use crate::operations::{Operations, Write};
+use crate::verdict::{Rule, Violation};
+
+/// Rows and offsets as they were read.
+#[derive(Debug, Default)]
+struct Tables<'a> {
+    rows: Vec<(u64, &'a TableRow)>,
+    offsets: Vec<(u64, &'a TableOffset)>,
+    complete: bool,
+}
+
+/// The rows are the acknowledged writes, each once, and some of those of unknown outcome, each at most once; their
+/// contents are what was written; streams are dense up to the offsets that all groups have reached; no row is past
+/// its table's offset. `None` when no table was read.
+pub fn offline(history: &History, operations: &Operations) -> Option<Vec<Violation>> {
+    let tables = tables_of(history);
+    if tables.rows.is_empty() && tables.offsets.is_empty() && !tables.complete {
+        return None;
+    }
+    let mut violations = once(&tables, operations);
+    violations.extend(gaps(&tables));
+    violations.extend(past_offset(&tables));
+    Some(violations)
+}
+
+fn tables_of(history: &History) -> Tables<'_> {
+    let mut tables = Tables::default();
+    for event in &history.events {
+        match &event.what {
+            What::TableRow(row) => tables.rows.push((event.i, row)),
+            What::TableOffset(offset) => tables.offsets.push((event.i, offset)),
+            What::Mark(Mark::OfflineComplete) => tables.complete = true,
+            _ => {}
+        }
+    }
+    tables
+}
+
+fn told(row: &(u64, &TableRow)) -> (u64, String) {
+    let (i, TableRow { key, write_id, value, event_time, stream, sequence }) = row;
+    let value = value.as_deref().unwrap_or("a delete");
+    let place = format!("stream {stream}, sequence {sequence}");
+    (
+        *i,
+        format!("the table has {key} = {value} for event time {event_time}, write id {write_id} ({place}; line i={i})"),
+    )
+}
+
+fn once(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
+    let mut rows: BTreeMap<&str, Vec<&(u64, &TableRow)>> = BTreeMap::new();
+    for row in &tables.rows {
+        rows.entry(&row.1.write_id).or_default().push(row);
+    }
+    let mut found = Vec::new();
+    let mut violation = |key: &Key, claim: &str, story: Vec<(u64, String)>| {
+        found.push(Violation::new(Rule::OfflineOnce, Some(key), claim, story));
+    };
+    for (key, operations) in &operations.keys {
+        for write in &operations.writes {
+            let here = rows.remove(write.call.write_id.as_str()).unwrap_or_default();
+            let mut story: Vec<(u64, String)> = here.iter().map(|row| told(row)).collect();
+            story.push((write.invoked.i, write.told()));
+            match here.as_slice() {
+                [] if write.acked.is_some() && tables.complete => {
+                    violation(key, "an acknowledged write is not in the offline table", story);
+                }
+                [] => {}
+                [row] if holds(row.1, write) => {}
+                [_] => violation(key, "the offline table has something else than was written", story),
+                _ => violation(key, "a write is in the offline table more than once", story),
+            }
+        }
+        for call in &operations.failed {
+            if let Some(here) = rows.remove(call.write_id.as_str()) {
+                let story = here.into_iter().map(told).collect();
+                violation(key, "a write that certainly failed is in the offline table", story);
+            }
+        }
+    }
+    for here in rows.into_values() {
+        violation(
+            &here[0].1.key,
+            "the offline table has a row that nobody wrote",
+            here.into_iter().map(told).collect(),
+        );
+    }
+    found
+}
+
+fn holds(row: &TableRow, write: &Write) -> bool {
+    let WriteCall { key, change, event_time, .. } = &write.call;
+    let value = match change {
+        Change::Put { value } => Some(value),
+        Change::SoftDelete | Change::HardDelete => None,
+    };
+    row.key == *key && row.value.as_ref() == value && row.event_time == *event_time
+}
+
+/// Sequence numbers of a stream are shared by the groups; up to the lowest offset of all of them none may be missing.
+fn gaps(tables: &Tables<'_>) -> Vec<Violation> {
+    let mut sequences: BTreeMap<&str, BTreeSet<u64>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for row in &tables.rows {
+        let TableRow { stream, sequence, .. } = row.1;
+        if !sequences.entry(stream).or_default().insert(*sequence) {
+            let twins = tables.rows.iter().filter(|other| (&other.1.stream, other.1.sequence) == (stream, *sequence));
+            let claim = "two rows stand at one position of a stream";
+            found.push(Violation::new(Rule::OfflineOffset, None, claim, twins.map(told).collect()));
+        }
+    }
+    for (stream, lowest) in lowest_offsets(tables) {
+        let present = sequences.remove(stream).unwrap_or_default();
+        if let Some(missing) = (1..=lowest.1.sequence).find(|sequence| !present.contains(sequence)) {
+            let claim = format!("event {missing} of stream {stream} is missing, though every table is past it");
+            found.push(Violation::new(Rule::OfflineOffset, None, claim, vec![offset_told(lowest)]));
+        }
+    }
+    found
+}
+
+fn lowest_offsets<'a>(tables: &'a Tables<'_>) -> BTreeMap<&'a str, &'a (u64, &'a TableOffset)> {
+    let mut lowest: BTreeMap<&str, &(u64, &TableOffset)> = BTreeMap::new();
+    for offset in &tables.offsets {
+        let known = lowest.entry(&offset.1.stream).or_insert(offset);
+        if offset.1.sequence < known.1.sequence {
+            *known = offset;
+        }
+    }
+    lowest
+}
+
+fn offset_told((i, offset): &(u64, &TableOffset)) -> (u64, String) {
+    let TableOffset { group, stream, sequence } = offset;
+    (*i, format!("the table of {group} has taken in stream {stream} up to {sequence} (line i={i})"))
+}
+
+/// Rows and offset are one commit: a row past its table's offset would be written again.
+fn past_offset(tables: &Tables<'_>) -> Vec<Violation> {
+    let offsets: BTreeMap<(&str, &str), &(u64, &TableOffset)> =
+        tables.offsets.iter().map(|offset| ((offset.1.group.as_str(), offset.1.stream.as_str()), offset)).collect();
+    let past = tables.rows.iter().find_map(|row| {
+        let offset = offsets.get(&(row.1.key.group.as_str(), row.1.stream.as_str())).copied();
+        if offset.is_some_and(|(_, offset)| row.1.sequence <= offset.sequence) {
+            return None;
+        }
+        let mut story = vec![told(row)];
+        story.extend(offset.map(offset_told));
+        let claim = "a row is past its table's offset, or its stream has no offset there";
+        Some(Violation::new(Rule::OfflineOffset, Some(&row.1.key), claim, story))
+    });
+    past.into_iter().collect()
+}
