@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
 
+use granary_chaos::workload::create_group;
+use granary_chaos::{PATIENCE, eventually};
 use granary_proto::v1::feature_store_client::FeatureStoreClient;
 use granary_proto::v1::query_client::QueryClient;
 use granary_proto::v1::{self, value::Kind};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
-
-use crate::PATIENCE;
 
 const KEYS_PER_WRITER: u64 = 25;
 
@@ -21,17 +20,6 @@ const KEYS_PER_WRITER: u64 = 25;
 pub(crate) struct Acknowledged {
     writes: BTreeMap<String, Vec<u64>>,
     unknown: BTreeMap<String, Vec<u64>>,
-}
-
-/// Polls a condition until it holds, within a bound.
-pub(crate) async fn eventually(patience: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let mut poll = tokio::time::interval(Duration::from_millis(50));
-    let held = tokio::time::timeout(patience, async {
-        while !condition().await {
-            poll.tick().await;
-        }
-    });
-    assert!(held.await.is_ok(), "gave up after {patience:?}: {what}");
 }
 
 /// A client of one endpoint.
@@ -47,25 +35,12 @@ impl Client {
     }
 
     pub(crate) async fn create_group(&self, name: &str) {
-        let feature = |name: &str, kind: v1::FeatureType| v1::Feature {
-            name: name.to_owned(),
-            r#type: kind.into(),
-            ..Default::default()
-        };
-        let request = v1::CreateFeatureGroupRequest {
-            name: name.to_owned(),
-            features: vec![
-                feature("user", v1::FeatureType::String),
-                feature("number", v1::FeatureType::Integral),
-                feature("at", v1::FeatureType::Fractional),
-            ],
-            record_identifier_feature: "user".to_owned(),
-            event_time_feature: "at".to_owned(),
-            online: Some(v1::OnlineConfig::default()),
-            offline: Some(v1::OfflineConfig::default()),
-            ..Default::default()
-        };
-        FeatureStoreClient::new(self.channel.clone()).create_feature_group(request).await.expect("created");
+        let features = [
+            ("user", v1::FeatureType::String),
+            ("number", v1::FeatureType::Integral),
+            ("at", v1::FeatureType::Fractional),
+        ];
+        create_group(self.channel.clone(), name, features).await.expect("created");
     }
 
     async fn put(&self, group: &str, user: &str, number: u64) -> Result<(), tonic::Status> {
@@ -196,7 +171,9 @@ impl Load {
 
     /// Waits until so many writes are acknowledged.
     pub(crate) async fn reaches(&self, count: u64, what: &str) {
-        eventually(PATIENCE, &format!("{count} writes, {what}"), async || self.acknowledged() >= count).await;
+        eventually(PATIENCE, &format!("{count} writes, {what}"), async || self.acknowledged() >= count)
+            .await
+            .expect("writes go on");
     }
 
     /// Stops the writers and returns what was acknowledged.

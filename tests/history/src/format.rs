@@ -1,6 +1,6 @@
 //! The file: JSON lines, a header first, then one event a line. Equal histories are equal bytes.
 //!
-//! The fields of a line stand in the order of [`Line`], absent ones are left out, and unknown ones are refused.
+//! The fields of a line stand in one order (`Line`'s), absent ones are left out, and unknown ones are refused.
 //! `tests/history/README.md` shows a line of each kind.
 
 use std::io::{self, BufRead, Write};

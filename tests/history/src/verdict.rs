@@ -61,10 +61,14 @@ pub struct Violation {
 
 impl Violation {
     pub(crate) fn new(rule: Rule, key: Option<&Key>, claim: impl Into<String>, story: Vec<(u64, String)>) -> Self {
-        let mut story = story;
-        story.sort();
-        story.dedup();
-        let story = story.into_iter().map(|(_, told)| told).collect();
+        let mut in_order = story;
+        in_order.sort();
+        let mut story: Vec<String> = Vec::new();
+        for (_, told) in in_order {
+            if !story.contains(&told) {
+                story.push(told);
+            }
+        }
         Self { rule, key: key.cloned(), claim: claim.into(), story }
     }
 }

@@ -103,13 +103,21 @@ fn a_read_that_is_staler_than_its_bound() {
     });
 }
 
+/// A final read that sees what was replaced before it by an acknowledged write.
+fn make_final_read_stale(
+    history: &mut History,
+    operations: &Operations,
+    chance: &mut Chance,
+    level: Level,
+) -> Option<()> {
+    let end = operations.marks[&Mark::Final];
+    make_stale(history, operations, chance, level, |read, write| read.invoked > end && acked_before(read, write))
+}
+
 #[test]
 fn an_acknowledged_write_that_the_end_does_not_have() {
     each_is_caught(Rule::Durable, |history, operations, chance| {
-        let end = operations.marks[&Mark::Final];
-        make_stale(history, operations, chance, Level::Linearizable, |read, write| {
-            read.invoked > end && acked_before(read, write)
-        })
+        make_final_read_stale(history, operations, chance, Level::Linearizable)
     });
 }
 
@@ -130,10 +138,7 @@ fn a_key_that_nobody_looks_at_in_the_end() {
 #[test]
 fn replicas_that_disagree_in_the_end() {
     each_is_caught(Rule::Eventual, |history, operations, chance| {
-        let end = operations.marks[&Mark::Final];
-        make_stale(history, operations, chance, Level::Eventual, |read, write| {
-            read.invoked > end && acked_before(read, write)
-        })
+        make_final_read_stale(history, operations, chance, Level::Eventual)
     });
 }
 
@@ -185,19 +190,21 @@ fn an_event_that_is_twice_in_the_table() {
     });
 }
 
-/// Takes the row of a write away that fits. The places of the lines after it move up.
-fn take_row_away(history: &mut History, chance: &mut Chance) -> Option<()> {
-    let place = *chance.pick(&rows(history));
+/// Takes a line away. The places of the lines after it move up.
+fn take_away(history: &mut History, place: usize) {
     history.events.remove(place);
     for (i, event) in (0..).zip(&mut history.events) {
         event.i = i;
     }
-    Some(())
 }
 
 #[test]
 fn an_event_that_is_missing_though_the_offset_is_past_it() {
-    each_is_caught(Rule::OfflineOffset, |history, _, chance| take_row_away(history, chance));
+    each_is_caught(Rule::OfflineOffset, |history, _, chance| {
+        let place = *chance.pick(&rows(history));
+        take_away(history, place);
+        Some(())
+    });
 }
 
 #[test]
@@ -212,10 +219,7 @@ fn an_acknowledged_event_that_is_missing() {
             .collect();
         let lost = *chance.pick(&acked);
         let place = rows(history).into_iter().find(|place| row(history, *place).write_id == lost)?;
-        history.events.remove(place);
-        for (i, event) in (0..).zip(&mut history.events) {
-            event.i = i;
-        }
+        take_away(history, place);
         Some(())
     });
 }
