@@ -10,10 +10,7 @@ use std::path::Path;
 /// # Errors
 /// When the directory cannot be made or its parent cannot be synced.
 pub fn create_synced(dir: &Path) -> io::Result<()> {
-    let parent = match dir.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let parent = parent(dir);
     if !parent.is_dir() {
         create_synced(parent)?;
     }
@@ -22,4 +19,16 @@ pub fn create_synced(dir: &Path) -> io::Result<()> {
         _ => {}
     }
     File::open(parent)?.sync_all()
+}
+
+/// Syncs the directory that `path` is in: a new name there is durable from then on.
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
+    File::open(parent(path))?.sync_all()
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
 }

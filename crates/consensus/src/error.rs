@@ -28,6 +28,52 @@ pub enum Error {
         /// The first byte of the record that cannot be read, in the file.
         offset: u64,
     },
+    /// The log ends before what was synced of it: its tail was cut off, or its last file removed.
+    #[error("raft log lost what was synced, the replica must be replaced: path={} noted={noted} found={found}", path.display())]
+    LogShort {
+        /// The file that ends early, or the directory.
+        path: PathBuf,
+        /// The position in the log up to which it was synced.
+        noted: u64,
+        /// The position at which it ends.
+        found: u64,
+    },
+    /// A file of the log cannot be read, or does not follow the one before it.
+    #[error("raft log cannot be read, the replica must be replaced: path={}", path.display())]
+    LogUnreadable {
+        /// The log's directory, or the file.
+        path: PathBuf,
+        /// What was found.
+        source: io::Error,
+    },
+    /// A file of the log does not begin where the one before it ends: removed, exchanged or copied over another.
+    #[error("raft log has a file missing or out of place, the replica must be replaced: path={}", path.display())]
+    LogOutOfPlace {
+        /// The file, or the directory.
+        path: PathBuf,
+    },
+    /// The note beside the log is damaged: a loss could not be told from a torn write.
+    #[error("note beside the raft log is damaged, the replica must be replaced: path={}", path.display())]
+    LogNoteDamaged {
+        /// The note.
+        path: PathBuf,
+    },
+    /// The note beside the log is gone: a loss could not be told from a torn write.
+    #[error("note beside the raft log is missing, the replica must be replaced: path={}", path.display())]
+    LogNoteMissing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// The log is another replica's.
+    #[error("raft log belongs to another replica: path={} found={found} expected={expected}", path.display())]
+    LogForeign {
+        /// The log's directory.
+        path: PathBuf,
+        /// Whose it says it is.
+        found: String,
+        /// Whose it should be.
+        expected: String,
+    },
     /// The log was purged beyond the newest valid snapshot: the replica needs one from a peer
     /// ([`crate::fetch_snapshot`]).
     #[error(
@@ -51,6 +97,35 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether another try would fail the same way: the replica's own log is gone, damaged or another's.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::LogDamaged { .. }
+                | Self::LogShort { .. }
+                | Self::LogUnreadable { .. }
+                | Self::LogOutOfPlace { .. }
+                | Self::LogNoteDamaged { .. }
+                | Self::LogNoteMissing { .. }
+                | Self::LogForeign { .. }
+        )
+    }
+
+    /// A word for it, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::LogDamaged { .. } => "log-damaged",
+            Self::LogShort { .. } => "log-short",
+            Self::LogUnreadable { .. } => "log-unreadable",
+            Self::LogOutOfPlace { .. } => "log-out-of-place",
+            Self::LogNoteDamaged { .. } => "log-note-damaged",
+            Self::LogNoteMissing { .. } => "log-note-missing",
+            Self::LogForeign { .. } => "log-foreign",
+            Self::SnapshotMissing { .. } => "snapshot-missing",
+            Self::Io { .. } | Self::Settings(_) | Self::Members(_) | Self::Raft(_) => "other",
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }

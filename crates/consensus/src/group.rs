@@ -19,6 +19,7 @@ use openraft::raft::ReadPolicy;
 use openraft::{LinearizerOption, ServerState};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use crate::admission::{self, Asking};
 use crate::leadership::{self, Leadership};
 use crate::logs::{Log, Logs};
 use crate::network::Network;
@@ -26,6 +27,7 @@ use crate::peers::PeerPool;
 use crate::propose::{self, Acknowledged, Budget, PendingProposal, Proposed};
 use crate::read_index::{ReadQueue, read_queue_counted};
 use crate::snapshot_store::{SnapshotError, SnapshotStore};
+use crate::standing::{Admission, Standings};
 use crate::state_machine_adapter::StateMachineAdapter;
 use crate::stats::{Stats, StatsSnapshot};
 use crate::type_config::{Peer, TypeConfig};
@@ -100,6 +102,11 @@ pub struct GroupStatus {
     pub members: Vec<(ReplicaId, NodeId)>,
     /// Why openraft stopped by itself, if it did: the process must restart.
     pub failure: Option<String>,
+    /// Why the replica takes part no more, if so: its log is an older copy, or another process runs as this replica.
+    /// It must be replaced, not restarted.
+    pub refusal: Option<String>,
+    /// Whether it waits for the other members to say what they remember of it. Till then it does not take part.
+    pub asking: bool,
     /// Counters since the start.
     pub stats: StatsSnapshot,
 }
@@ -127,6 +134,7 @@ struct Inner {
     /// One snapshot comes in at a time.
     receiving: Semaphore,
     snapshot_wanted: Arc<AtomicBool>,
+    standings: Arc<Standings>,
 }
 
 impl Group {
@@ -163,9 +171,11 @@ impl Group {
         let (spec, stats) = (Arc::new(spec), Arc::<Stats>::default());
         let (log, snapshots, adapter) = open(logs, &spec, &settings, sm, &stats, &platform).await?;
         let (applied, snapshot_wanted) = (adapter.applied(), adapter.snapshot_wanted());
+        let standings = admission::begin(&spec, &log, &platform).await?;
         let network = Network {
-            peers,
+            peers: Arc::clone(&peers),
             platform: platform.clone(),
+            standings: Arc::clone(&standings),
             spec: Arc::clone(&spec),
             stats: Arc::clone(&stats),
             append_timeout: Duration::from_millis(settings.append_timeout_ms),
@@ -173,6 +183,15 @@ impl Group {
         let raft = Raft::new(spec.replica.0, Arc::new(config), network, log.clone(), adapter)
             .await
             .map_err(|error| Error::Raft(error.to_string()))?;
+
+        let asking = Asking {
+            raft: raft.clone(),
+            standings: Arc::clone(&standings),
+            peers,
+            spec: Arc::clone(&spec),
+            platform: platform.clone(),
+        };
+        platform.spawn(TaskKind::Request, "raft admission", asking.run());
 
         let (follower, leadership) = leadership::Follower::new(&raft);
         platform.spawn(TaskKind::Request, "raft leadership", follower.run());
@@ -204,6 +223,7 @@ impl Group {
             acknowledged,
             receiving,
             snapshot_wanted,
+            standings,
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -271,7 +291,10 @@ impl Group {
         command: Bytes,
         permit: OwnedSemaphorePermit,
     ) -> Result<PendingProposal, ProposeError> {
-        let Inner { raft, stats, acknowledged, .. } = &*self.inner;
+        let Inner { raft, stats, acknowledged, standings, .. } = &*self.inner;
+        if standings.refusal().is_some() {
+            return Err(ProposeError::Stopped);
+        }
         propose::start(raft, stats, acknowledged, command, permit).await
     }
 
@@ -286,6 +309,9 @@ impl Group {
     /// # Errors
     /// As the variants say.
     pub async fn read_index(&self) -> Result<u64, ReadError> {
+        if self.inner.standings.refusal().is_some() {
+            return Err(ReadError::Stopped);
+        }
         self.inner.reads.read_index().await
     }
 
@@ -354,6 +380,8 @@ impl Group {
             log_bytes: self.inner.log.bytes_on_disk(),
             members: membership.nodes().map(|(replica, peer)| (ReplicaId(*replica), NodeId(peer.node))).collect(),
             failure,
+            refusal: self.inner.standings.refusal(),
+            asking: *self.inner.standings.admission().borrow() == Admission::Asking,
             stats: self.inner.stats.snapshot(),
         }
     }
@@ -370,6 +398,37 @@ impl Group {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Returns why the replica takes part no more ([`GroupStatus::refusal`]), once it does not.
+    pub async fn refused(&self) -> String {
+        let mut admission = self.inner.standings.admission();
+        match admission.wait_for(|now| matches!(now, Admission::Refused(_))).await.as_deref() {
+            Ok(Admission::Refused(why)) => why.clone(),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Returns once the replica takes part: enough other members said what they remember of it.
+    pub async fn admitted(&self) {
+        let mut admission = self.inner.standings.admission();
+        if admission.wait_for(|now| *now == Admission::Admitted).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
+    /// The position up to which this replica's log is synced, in bytes since it began.
+    pub fn log_end(&self) -> u64 {
+        self.inner.log.durable_end()
+    }
+
+    /// The furthest such position of another replica that this one has heard of.
+    pub fn remembered_end(&self, replica: ReplicaId) -> Option<u64> {
+        self.inner.standings.remembered(replica.0).iter().map(|standing| standing.end).max()
+    }
+
+    pub(crate) fn standings(&self) -> &Standings {
+        &self.inner.standings
     }
 
     /// Takes a snapshot soon, whatever the settings say about when; [`GroupStatus::snapshot`] tells when it is there.

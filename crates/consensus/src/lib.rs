@@ -9,11 +9,15 @@
 //! Durable are the Raft log and snapshot files, and nothing else. The log is purged only up to a snapshot file that
 //! was synced; the state machine is rebuilt from the newest valid file and the log after it (ST-1).
 
+mod admission;
 pub mod codec;
 mod dirs;
 mod error;
 mod group;
 mod leadership;
+mod lineage;
+mod log_files;
+mod log_note;
 mod log_repair;
 pub mod log_store;
 mod logs;
@@ -26,6 +30,7 @@ mod service;
 mod settings;
 pub mod snapshot_store;
 mod snapshot_transfer;
+mod standing;
 mod state_machine;
 pub mod state_machine_adapter;
 mod stats;
@@ -37,6 +42,7 @@ pub use group::{Group, GroupSpec, GroupStatus, Member, Role};
 pub use leadership::Leadership;
 pub use logs::Logs;
 pub use memory_log::{MemoryDisk, SyncTimes};
+pub use log_files::exists as log_exists;
 pub use peers::PeerPool;
 pub use propose::{PendingProposal, Proposed};
 pub use service::ConsensusService;

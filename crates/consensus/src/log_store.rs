@@ -2,33 +2,33 @@
 //!
 //! Records go through the `raft-log` crate: appended to a file, synced on its own thread, which then tells openraft.
 //! While one sync runs, further appends queue and share the next (group commit). Nothing is acknowledged before its
-//! sync (WR-1). After an I/O error every further write fails: openraft stops the replica, and the process restarts.
+//! sync (WR-1), nor before the note beside the log says so ([`crate::log_note`]).
+//!
+//! After the first failed write or sync every further write fails: what is on disk then is not known, and a second sync
+//! would succeed without having written anything. openraft stops the replica, and the process ends; the next one reads
+//! what is there, and writes it anew before it trusts it.
 
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use codeq::OffsetSize;
 use futures::Stream;
 use openraft::OptionalSend;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::Mutex;
-use raft_log::RaftLog;
 use raft_log::api::raft_log_writer::RaftLogWriter;
-use tokio::sync::oneshot;
+use raft_log::{RaftLog, Segment};
+use tokio::sync::{oneshot, watch};
 
 use crate::codec::{StoredLogId, StoredPayload, StoredVote};
+use crate::log_note::{Note, Noted};
 use crate::type_config::{Entry, LogId, TypeConfig, Vote};
-use crate::{Error, Settings, dirs, log_repair};
-
-/// How long the sync thread looks for further appends before it syncs. It must not be nought, or it would sync every
-/// append by itself; a few microseconds take in all that queued up meanwhile and cost a lone append nothing.
-const FLUSH_BATCH_WAIT: Duration = Duration::from_micros(5);
-const READ_BUFFER_BYTES: usize = 4 << 20;
-const FLUSH_QUEUE_BYTES: usize = 64 << 20;
+use crate::{Error, Settings, log_files};
 
 /// The types that the `raft-log` crate stores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,12 +50,45 @@ impl raft_log::Types for LogTypes {
     }
 }
 
+/// What is known of the log's way to the disk; shared with the thread that syncs.
+#[derive(Debug)]
+struct Progress {
+    note: Note,
+    /// The position up to which the log was synced.
+    durable: watch::Sender<u64>,
+    failed: AtomicBool,
+}
+
+impl Progress {
+    /// A sync reached `end`, or failed.
+    fn settle(&self, synced: io::Result<()>, end: u64) -> io::Result<()> {
+        let settled = synced.and_then(|()| self.check()).and_then(|()| self.note.reached(end));
+        match &settled {
+            Ok(()) => drop(self.durable.send_if_modified(|durable| {
+                let further = end > *durable;
+                *durable = end.max(*durable);
+                further
+            })),
+            Err(_) => self.failed.store(true, Ordering::Release),
+        }
+        settled
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.failed.load(Ordering::Acquire) {
+            true => Err(io::Error::other("raft log failed before, only a restart can tell what it holds")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Who is to be told that a write is on disk. Dropped unsent, it reports a failure: nobody waits for ever.
-pub struct Flushed(Option<Waiter>);
+pub struct Flushed(Option<(Waiter, Arc<Progress>, u64)>);
 
 enum Waiter {
     Raft(IOFlushed<TypeConfig>),
     Task(oneshot::Sender<io::Result<()>>),
+    Nobody,
 }
 
 impl Debug for Flushed {
@@ -65,21 +98,14 @@ impl Debug for Flushed {
 }
 
 impl Flushed {
-    fn raft(callback: IOFlushed<TypeConfig>) -> Self {
-        Self(Some(Waiter::Raft(callback)))
-    }
-
-    fn task() -> (Self, oneshot::Receiver<io::Result<()>>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Some(Waiter::Task(sender))), receiver)
-    }
-
     fn tell(&mut self, result: io::Result<()>) {
-        match self.0.take() {
-            Some(Waiter::Raft(callback)) => callback.io_completed(result),
+        let Some((waiter, progress, end)) = self.0.take() else { return };
+        let result = progress.settle(result, end);
+        match waiter {
+            Waiter::Raft(callback) => callback.io_completed(result),
             // A task that stopped waiting has nothing to be told.
-            Some(Waiter::Task(sender)) => drop(sender.send(result)),
-            None => {}
+            Waiter::Task(sender) => drop(sender.send(result)),
+            Waiter::Nobody => {}
         }
     }
 }
@@ -101,34 +127,22 @@ impl Drop for Flushed {
 pub struct LogStore {
     /// None once closed: readers of a stopped group must not keep the directory locked.
     log: Arc<Mutex<Option<RaftLog<LogTypes>>>>,
+    progress: Arc<Progress>,
     read_bytes_max: usize,
 }
 
 impl LogStore {
-    /// Opens the log in `dir`, or begins one. Blocks; cuts a torn tail first.
+    /// Opens the log in `dir`, or begins one; its note stands beside `dir`. Blocks. Cuts a torn tail first, and makes
+    /// durable what a crashed process left.
     ///
     /// # Errors
-    /// [`Error::LogDamaged`] when the last file is damaged; [`Error::Io`], also for damage in an older file.
+    /// Those of [`Error`] that speak of the log when it is damaged or not whole ([`Error::is_final`]); [`Error::Io`]
+    /// when the disk refuses.
     pub fn open(dir: &Path, settings: &Settings) -> Result<Self, Error> {
-        dirs::create_synced(dir).map_err(Error::io("create raft log directory", dir))?;
-        let config = raft_log::Config {
-            wal: raft_log::chunked_wal::Config {
-                dir: dir.to_string_lossy().into_owned(),
-                read_buffer_size: Some(READ_BUFFER_BYTES),
-                chunk_max_records: None,
-                chunk_max_size: Some(settings.log_chunk_bytes),
-                // `log_repair` decides what may be cut.
-                truncate_incomplete_record: Some(false),
-                flush_batch_wait: Some(FLUSH_BATCH_WAIT),
-                flush_batch_max_items: None,
-                flush_queue_max_bytes: Some(FLUSH_QUEUE_BYTES),
-            },
-            log_cache_max_items: Some(settings.log_cache_entries),
-            log_cache_capacity: Some(settings.log_cache_bytes),
-        };
-        log_repair::repair(&config.wal)?;
-        let log = RaftLog::open(Arc::new(config)).map_err(Error::io("open raft log", dir))?;
-        Ok(Self { log: Arc::new(Mutex::new(Some(log))), read_bytes_max: settings.append_bytes_max })
+        let (log, note) = log_files::open(dir, settings)?;
+        let durable = watch::channel(log_files::end(&log)).0;
+        let progress = Arc::new(Progress { note, durable, failed: AtomicBool::new(false) });
+        Ok(Self { log: Arc::new(Mutex::new(Some(log))), progress, read_bytes_max: settings.append_bytes_max })
     }
 
     /// The last entry that was purged.
@@ -139,6 +153,22 @@ impl LogStore {
         self.with(|log| Ok(log.log_state().purged().map(|id| id.0)))
     }
 
+    /// What the replica wrote into its log about itself, if it did.
+    pub(crate) fn user_data(&self) -> io::Result<Option<String>> {
+        self.with(|log| Ok(log.log_state().user_data.clone()))
+    }
+
+    /// Writes what the replica says about itself; durable when this returns.
+    pub(crate) async fn save_user_data(&self, text: String) -> io::Result<()> {
+        let synced = self.write_and_wait(|log| log.save_user_data(Some(text)))?;
+        synced.await.map_err(|_| io::Error::other("raft log stopped before the record was synced"))?
+    }
+
+    /// The position up to which the log is synced. Positions count bytes since the log began, and never go back.
+    pub(crate) fn durable_end(&self) -> u64 {
+        *self.progress.durable.borrow()
+    }
+
     /// Size of the log's files, in bytes; nought once closed.
     pub fn bytes_on_disk(&self) -> u64 {
         self.log.lock().as_ref().map_or(0, RaftLog::on_disk_size)
@@ -146,14 +176,52 @@ impl LogStore {
 
     /// Writes and syncs what is pending, stops the sync thread and releases the directory. Blocks.
     pub fn close(&self) {
-        let log = self.log.lock().take();
-        // Dropping it joins its thread; not under the lock, which readers take on async threads.
+        let Some(mut log) = self.log.lock().take() else { return };
+        // Not under the lock, which readers take on async threads: closing joins the sync thread.
+        let flushed = Flushed(Some((Waiter::Nobody, Arc::clone(&self.progress), log_files::end(&log))));
+        let flushed = log.flush(true, Some(flushed)).and_then(|()| log.wait_worker_idle());
+        let end = log_files::end(&log);
         drop(log);
+        let closed = flushed.and_then(|()| self.progress.check());
+        let closed =
+            closed.and_then(|()| self.progress.note.settle(Noted { end, clean: true }).map_err(io::Error::other));
+        if let Err(error) = closed {
+            tracing::warn!(%error, "raft log is left as after a crash");
+        }
     }
 
     fn with<T>(&self, use_log: impl FnOnce(&mut RaftLog<LogTypes>) -> io::Result<T>) -> io::Result<T> {
         let mut log = self.log.lock();
         use_log(log.as_mut().ok_or_else(|| io::Error::other("raft log is closed"))?)
+    }
+
+    /// Writes to the log unless it failed before. A write that fails is the last.
+    fn write(&self, write: impl FnOnce(&mut RaftLog<LogTypes>) -> io::Result<()>) -> io::Result<()> {
+        self.with(|log| {
+            self.progress.check()?;
+            write(log).inspect_err(|_| self.progress.failed.store(true, Ordering::Release))
+        })
+    }
+
+    /// Writes, and has the waiter told once that is on disk.
+    fn write_synced(
+        &self,
+        waiter: Waiter,
+        write: impl FnOnce(&mut RaftLog<LogTypes>) -> io::Result<Segment>,
+    ) -> io::Result<()> {
+        self.write(|log| {
+            let end = write(log)?.end().0;
+            let flushed = Flushed(Some((waiter, Arc::clone(&self.progress), end)));
+            log.flush(true, Some(flushed))
+        })
+    }
+
+    fn write_and_wait(
+        &self,
+        write: impl FnOnce(&mut RaftLog<LogTypes>) -> io::Result<Segment>,
+    ) -> io::Result<oneshot::Receiver<io::Result<()>>> {
+        let (sender, synced) = oneshot::channel();
+        self.write_synced(Waiter::Task(sender), write).map(|()| synced)
     }
 
     /// Entries of `start..end` that the log has, until they hold `bytes_max`; at least one.
@@ -229,18 +297,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (flushed, synced) = Flushed::task();
-        self.with(|log| {
-            log.save_vote(StoredVote(*vote))?;
-            log.flush(true, Some(flushed))
-        })?;
+        let synced = self.write_and_wait(|log| log.save_vote(StoredVote(*vote)))?;
         synced.await.map_err(|_| io::Error::other("raft log stopped before the vote was synced"))?
     }
 
     /// Not synced: only saves applying entries again after a restart. What is saved is never ahead of the log.
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         let Some(committed) = committed.map(StoredLogId) else { return Ok(()) };
-        self.with(|log| {
+        self.write(|log| {
             let state = log.log_state();
             if Some(&committed) > state.last() || Some(&committed) <= state.committed() {
                 return Ok(());
@@ -259,17 +323,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let flushed = Flushed::raft(callback);
-        self.with(|log| {
-            log.append(entries.into_iter().map(|entry| (StoredLogId(entry.log_id), StoredPayload(entry.payload))))?;
-            log.flush(true, Some(flushed))
+        let entries = entries.into_iter();
+        self.write_synced(Waiter::Raft(callback), |log| {
+            log.append(entries.map(|entry| (StoredLogId(entry.log_id), StoredPayload(entry.payload))))
         })
     }
 
     /// Not synced by itself: what was cut off was never committed, and the entries that replace it are synced after
     /// this record, in the same file order.
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.with(|log| {
+        self.write(|log| {
             if last.map(StoredLogId).as_ref() >= log.log_state().last() {
                 return Ok(());
             }
@@ -279,10 +342,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     /// The files that hold only purged entries are removed by the sync thread, after the purge was synced.
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
-        self.with(|log| {
-            log.purge(StoredLogId(upto))?;
-            log.flush(true, None)
-        })
+        self.write_synced(Waiter::Nobody, |log| log.purge(StoredLogId(upto)))
     }
 }
 

@@ -32,7 +32,8 @@ impl Logs {
             Self::Memory(disk) => {
                 // The identity looks for the files of a log that it knows of.
                 dirs::create_synced(dir).map_err(Error::io("create raft log directory", dir))?;
-                std::fs::write(dir.join("in-memory"), b"").map_err(Error::io("mark raft log", dir))?;
+                let name = raft_log::chunked_wal::Config::chunk_file_name(raft_log::ChunkId(0));
+                std::fs::write(dir.join(name), b"").map_err(Error::io("mark raft log", dir))?;
                 Ok(Log::Memory(disk.open(dir, settings.append_bytes_max)))
             }
         }
@@ -51,6 +52,30 @@ impl Log {
         match self {
             Self::Files(log) => log.purged(),
             Self::Memory(log) => Ok(log.purged()),
+        }
+    }
+
+    /// What the replica wrote into its log about itself, if it did.
+    pub(crate) fn user_data(&self) -> io::Result<Option<String>> {
+        match self {
+            Self::Files(log) => log.user_data(),
+            Self::Memory(log) => Ok(log.user_data()),
+        }
+    }
+
+    /// Writes what the replica says about itself; durable when this returns.
+    pub(crate) async fn save_user_data(&self, text: String) -> io::Result<()> {
+        match self {
+            Self::Files(log) => log.save_user_data(text).await,
+            Self::Memory(log) => log.save_user_data(text).await,
+        }
+    }
+
+    /// The position up to which the log is synced; never goes back.
+    pub(crate) fn durable_end(&self) -> u64 {
+        match self {
+            Self::Files(log) => log.durable_end(),
+            Self::Memory(log) => log.durable_end(),
         }
     }
 

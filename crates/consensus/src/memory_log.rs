@@ -86,6 +86,7 @@ enum Write {
     TruncateFrom(u64),
     PurgeTo(LogId),
     Commit(LogId),
+    About(String),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -94,11 +95,17 @@ struct State {
     vote: Option<Vote>,
     committed: Option<LogId>,
     purged: Option<LogId>,
+    /// What the replica says about itself.
+    about: Option<String>,
+    /// How many writes there were: the log's position.
+    writes: u64,
 }
 
 impl State {
     fn take(&mut self, write: Write) {
+        self.writes += 1;
         match write {
+            Write::About(text) => self.about = Some(text),
             Write::Append(entries) => self.entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry))),
             Write::Vote(vote) => self.vote = Some(vote),
             Write::TruncateFrom(index) => drop(self.entries.split_off(&index)),
@@ -220,6 +227,19 @@ impl MemoryLog {
         self.data.lock().live.purged
     }
 
+    pub(crate) fn user_data(&self) -> Option<String> {
+        self.data.lock().live.about.clone()
+    }
+
+    /// Durable when this returns.
+    pub(crate) async fn save_user_data(&self, text: String) -> io::Result<()> {
+        self.write_and_wait(Write::About(text)).await
+    }
+
+    pub(crate) fn durable_end(&self) -> u64 {
+        self.data.lock().durable.writes
+    }
+
     /// Syncs what is pending; nothing can be written after it.
     pub(crate) fn close(&self) {
         let mut data = self.data.lock();
@@ -240,6 +260,12 @@ impl MemoryLog {
         let wanted = self.wanted.lock();
         let wanted = wanted.as_ref().ok_or_else(|| io::Error::other("raft log is closed"))?;
         wanted.send(waiter).map_err(|_| io::Error::other("raft log is closed"))
+    }
+
+    async fn write_and_wait(&self, write: Write) -> io::Result<()> {
+        let (sender, synced) = oneshot::channel();
+        self.write_and_sync(write, Waiter::Task(sender))?;
+        synced.await.map_err(|_| io::Error::other("raft log stopped before the write was synced"))?
     }
 
     fn read(&self, range: &impl RangeBounds<u64>, bytes_max: usize) -> Vec<Entry> {
@@ -288,9 +314,7 @@ impl RaftLogStorage<TypeConfig> for MemoryLog {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
-        let (sender, synced) = oneshot::channel();
-        self.write_and_sync(Write::Vote(*vote), Waiter::Task(sender))?;
-        synced.await.map_err(|_| io::Error::other("raft log stopped before the vote was synced"))?
+        self.write_and_wait(Write::Vote(*vote)).await
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {

@@ -26,6 +26,7 @@ use crate::group::GroupSpec;
 use crate::peers::PeerPool;
 use crate::snapshot_store::SnapshotFile;
 use crate::snapshot_transfer;
+use crate::standing::Standings;
 use crate::stats::Stats;
 use crate::type_config::{Peer, TypeConfig, Vote};
 
@@ -39,6 +40,7 @@ pub(crate) struct Network {
     pub(crate) platform: Platform,
     pub(crate) spec: Arc<GroupSpec>,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) standings: Arc<Standings>,
     pub(crate) append_timeout: Duration,
 }
 
@@ -54,8 +56,10 @@ impl RaftNetworkFactory<TypeConfig> for Network {
                 group: self.spec.group.0,
                 from_replica: self.spec.replica.0,
                 to_replica: target,
+                ..Default::default()
             },
             platform: self.platform.clone(),
+            standings: Arc::clone(&self.standings),
             stats: Arc::clone(&self.stats),
             append_timeout: self.append_timeout,
         }
@@ -68,13 +72,32 @@ pub(crate) struct PeerClient {
     client: Result<ConsensusClient<Link>, String>,
     header: wire::PeerHeader,
     platform: Platform,
+    standings: Arc<Standings>,
     stats: Arc<Stats>,
     append_timeout: Duration,
 }
 
 impl PeerClient {
+    /// The client of a replica that takes part; one that does not reaches nobody.
     fn client(&self) -> Result<ConsensusClient<Link>, RpcError> {
+        self.standings.check_admitted().map_err(|status| rpc_error(&status))?;
         self.client.clone().map_err(|error| Unreachable::from_string(error).into())
+    }
+
+    fn header(&self) -> wire::PeerHeader {
+        wire::PeerHeader {
+            sender: Some(self.standings.own()),
+            remembered: self.standings.remembered(self.header.to_replica),
+            ..self.header.clone()
+        }
+    }
+
+    /// An answer from whoever is not, or no longer, the replica that was asked counts for nothing.
+    fn hear(&self, standing: Option<&wire::Standing>) -> Result<(), RpcError> {
+        self.standings.hear(self.header.to_replica, standing).map_err(|why| {
+            tracing::warn!(to = self.header.to_replica, %why, "an answer is not used");
+            Unreachable::from_string(why).into()
+        })
     }
 
     async fn within<T>(
@@ -85,16 +108,37 @@ impl PeerClient {
     ) -> Result<T, RpcError> {
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(rpc_error(&status)),
+            Ok(Err(status)) => {
+                self.standings.heed(&status);
+                Err(rpc_error(&status))
+            }
             Err(_) => {
                 Err(Timeout { action, id: self.header.from_replica, target: self.header.to_replica, timeout }.into())
             }
         }
     }
 
+    /// Sends what the receiver does not have of the file from a transfer that was interrupted. Returns how many bytes.
+    async fn send_snapshot(
+        &self,
+        client: &mut ConsensusClient<Link>,
+        vote: &Vote,
+        file: SnapshotFile,
+        timeout: Duration,
+    ) -> Result<(wire::SnapshotResponse, u64), RpcError> {
+        let id = file.id().map_err(|error| Unreachable::new(&error))?;
+        let (total_bytes, checksum) = (id.len, id.checksum);
+        let known = wire::SnapshotProgressRequest { header: Some(self.header()), total_bytes, checksum };
+        let known = self.within(RPCTypes::InstallSnapshot, timeout, client.snapshot_progress(known)).await?;
+        let offset = if known.offset < id.len { known.offset } else { 0 };
+        let chunks = snapshot_transfer::chunks(file, id, offset, self.header(), Some(vote), self.platform.clone());
+        let response = self.within(RPCTypes::InstallSnapshot, timeout, client.install_snapshot(chunks)).await?;
+        Ok((response, id.len - offset))
+    }
+
     fn vote_request(&self, request: &VoteRequest<TypeConfig>) -> wire::RaftVoteRequest {
         wire::RaftVoteRequest {
-            header: Some(self.header.clone()),
+            header: Some(self.header()),
             vote: Some(vote_to_wire(&request.vote)),
             last: request.last_log_id.as_ref().map(log_id_to_wire),
             leadership_transfer: request.leadership_transfer,
@@ -117,8 +161,11 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
             self.stats.append_requests.add(1);
             self.stats.append_entries.add(request.entries.len() as u64);
         }
+        let heartbeat = request.entries.is_empty();
+        let others = if heartbeat { self.standings.remembered_of_others(self.header.to_replica) } else { Vec::new() };
         let message = wire::RaftAppendRequest {
-            header: Some(self.header.clone()),
+            header: Some(self.header()),
+            others,
             vote: Some(vote_to_wire(&request.vote)),
             previous: request.prev_log_id.as_ref().map(log_id_to_wire),
             committed: request.leader_commit.as_ref().map(log_id_to_wire),
@@ -126,6 +173,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         };
         let mut client = self.client()?;
         let response = self.within(RPCTypes::AppendEntries, timeout, client.append_entries(message)).await?;
+        self.hear(response.standing.as_ref())?;
         append_response_from_wire(response).map_err(malformed)
     }
 
@@ -137,6 +185,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let message = self.vote_request(&request);
         let mut client = self.client()?;
         let response = self.within(RPCTypes::Vote, option.soft_ttl(), client.vote(message)).await?;
+        self.hear(response.standing.as_ref())?;
         vote_response_from_wire(response).map_err(malformed)
     }
 
@@ -148,6 +197,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         let message = self.vote_request(&request);
         let mut client = self.client()?;
         let response = self.within(RPCTypes::Vote, option.soft_ttl(), client.pre_vote(message)).await?;
+        self.hear(response.standing.as_ref())?;
         vote_response_from_wire(response).map_err(malformed)
     }
 
@@ -159,16 +209,14 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         let mut client = self.client()?;
-        let len = snapshot.snapshot.file_len();
-        let chunks =
-            snapshot_transfer::chunks(snapshot.snapshot, self.header.clone(), Some(&vote), self.platform.clone());
-        let call = self.within(RPCTypes::InstallSnapshot, option.soft_ttl(), client.install_snapshot(chunks));
-        let response = tokio::select! {
-            response = call => response?,
+        let transfer = self.send_snapshot(&mut client, &vote, snapshot.snapshot, option.soft_ttl());
+        let (response, sent) = tokio::select! {
+            response = transfer => response?,
             closed = cancel => return Err(closed.into()),
         };
+        self.hear(response.standing.as_ref())?;
         self.stats.snapshots_sent.add(1);
-        self.stats.snapshot_bytes_sent.add(len);
+        self.stats.snapshot_bytes_sent.add(sent);
         let vote = vote_from_wire(response.vote).map_err(malformed)?;
         Ok(SnapshotResponse::new(vote))
     }
@@ -179,7 +227,7 @@ impl RaftNetworkV2<TypeConfig> for PeerClient {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<TypeConfig>, RpcError> {
         let message = wire::RaftTransferRequest {
-            header: Some(self.header.clone()),
+            header: Some(self.header()),
             from: Some(vote_to_wire(request.from_leader())),
             to_replica: *request.to_node_id(),
             last: request.last_log_id().map(log_id_to_wire),

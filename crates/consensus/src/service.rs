@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::codec::{Malformed, entry_from_wire, log_id_from_wire, log_id_to_wire, vote_from_wire, vote_to_wire};
 use crate::group::Group;
+use crate::snapshot_store::FileId;
 use crate::snapshot_transfer;
 use crate::type_config::TypeConfig;
 
@@ -50,8 +51,15 @@ impl ConsensusService {
         ConsensusServer::new(self).max_decoding_message_size(MESSAGE_LEN_MAX).max_encoding_message_size(MESSAGE_LEN_MAX)
     }
 
-    /// The handshake: this cluster, a group hosted here, exactly this replica of it.
+    /// The handshake: this cluster, a group hosted here, exactly this replica of it, which takes part.
     fn route(&self, header: Option<&wire::PeerHeader>) -> Result<Group, Status> {
+        let (group, header) = self.find(header)?;
+        group.standings().check_request(header)?;
+        group.standings().check_admitted()?;
+        Ok(group)
+    }
+
+    fn find<'h>(&self, header: Option<&'h wire::PeerHeader>) -> Result<(Group, &'h wire::PeerHeader), Status> {
         let header = header.ok_or_else(|| Status::invalid_argument("header is missing"))?;
         let cluster =
             cluster_from_wire(&header.cluster).map_err(|error| Status::invalid_argument(error.to_string()))?;
@@ -67,7 +75,7 @@ impl ConsensusService {
                 header.from_replica, header.to_replica
             )));
         }
-        Ok(group)
+        Ok((group, header))
     }
 }
 
@@ -79,6 +87,7 @@ impl Consensus for ConsensusService {
     ) -> Result<Response<wire::RaftAppendResponse>, Status> {
         let request = request.into_inner();
         let group = self.route(request.header.as_ref())?;
+        group.standings().overhear(&request.others);
         let request = AppendEntriesRequest::<TypeConfig> {
             vote: vote_from_wire(request.vote).map_err(malformed)?,
             prev_log_id: request.previous.map(log_id_from_wire),
@@ -86,14 +95,16 @@ impl Consensus for ConsensusService {
             entries: request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>().map_err(malformed)?,
         };
         let response = group.raft().append_entries(request).await.map_err(stopped)?;
-        Ok(Response::new(append_response_to_wire(&response)))
+        let standing = Some(group.standings().own());
+        Ok(Response::new(wire::RaftAppendResponse { standing, ..append_response_to_wire(&response) }))
     }
 
     async fn vote(&self, request: Request<wire::RaftVoteRequest>) -> Result<Response<wire::RaftVoteResponse>, Status> {
         let request = request.into_inner();
         let group = self.route(request.header.as_ref())?;
         let response = group.raft().vote(vote_request(&request)?).await.map_err(stopped)?;
-        Ok(Response::new(vote_response_to_wire(&response)))
+        let standing = Some(group.standings().own());
+        Ok(Response::new(wire::RaftVoteResponse { standing, ..vote_response_to_wire(&response) }))
     }
 
     async fn pre_vote(
@@ -103,7 +114,8 @@ impl Consensus for ConsensusService {
         let request = request.into_inner();
         let group = self.route(request.header.as_ref())?;
         let response = group.raft().pre_vote(vote_request(&request)?).await.map_err(stopped)?;
-        Ok(Response::new(vote_response_to_wire(&response)))
+        let standing = Some(group.standings().own());
+        Ok(Response::new(wire::RaftVoteResponse { standing, ..vote_response_to_wire(&response) }))
     }
 
     async fn transfer_leader(
@@ -125,11 +137,26 @@ impl Consensus for ConsensusService {
         &self,
         request: Request<wire::FetchSnapshotRequest>,
     ) -> Result<Response<Self::FetchSnapshotStream>, Status> {
-        let header = request.into_inner().header;
-        let group = self.route(header.as_ref())?;
+        let request = request.into_inner();
+        let group = self.route(request.header.as_ref())?;
         let newest = group.snapshots().newest().ok_or_else(|| Status::not_found("no snapshot was taken yet"))?;
-        let chunks = snapshot_transfer::chunks(newest, header.unwrap_or_default(), None, group.platform().clone());
+        let id = newest.id().map_err(|error| Status::internal(format!("read snapshot: {error}")))?;
+        let known = FileId { len: request.total_bytes, checksum: request.checksum } == id && request.offset < id.len;
+        let offset = if known { request.offset } else { 0 };
+        let header = request.header.unwrap_or_default();
+        let chunks = snapshot_transfer::chunks(newest, id, offset, header, None, group.platform().clone());
         Ok(Response::new(Box::pin(chunks.map(Ok))))
+    }
+
+    async fn snapshot_progress(
+        &self,
+        request: Request<wire::SnapshotProgressRequest>,
+    ) -> Result<Response<wire::SnapshotProgressResponse>, Status> {
+        let request = request.into_inner();
+        let group = self.route(request.header.as_ref())?;
+        let id = FileId { len: request.total_bytes, checksum: request.checksum };
+        let offset = group.snapshots().partial().filter(|(partial, _)| *partial == id).map_or(0, |(_, here)| here);
+        Ok(Response::new(wire::SnapshotProgressResponse { offset }))
     }
 
     async fn install_snapshot(
@@ -146,7 +173,20 @@ impl Consensus for ConsensusService {
             snapshot_transfer::receive(group.snapshots(), group.stats(), group.platform(), first, chunks).await?;
         let snapshot = Snapshot { meta: received.meta().clone(), snapshot: received };
         let response = group.raft().install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
-        Ok(Response::new(wire::SnapshotResponse { vote: Some(vote_to_wire(&response.vote)) }))
+        let standing = Some(group.standings().own());
+        Ok(Response::new(wire::SnapshotResponse { vote: Some(vote_to_wire(&response.vote)), standing }))
+    }
+
+    async fn remember(
+        &self,
+        request: Request<wire::RememberRequest>,
+    ) -> Result<Response<wire::RememberResponse>, Status> {
+        let request = request.into_inner();
+        let (group, header) = self.find(request.header.as_ref())?;
+        // What was known before this start of the sender.
+        let remembered = group.standings().remembered(header.from_replica);
+        group.standings().check_request(header)?;
+        Ok(Response::new(wire::RememberResponse { remembered, standing: Some(group.standings().own()) }))
     }
 }
 
@@ -171,6 +211,7 @@ fn vote_response_to_wire(response: &VoteResponse<TypeConfig>) -> wire::RaftVoteR
         vote: Some(vote_to_wire(&response.vote)),
         last: response.last_log_id.as_ref().map(log_id_to_wire),
         granted: response.vote_granted,
+        standing: None,
     }
 }
 
@@ -184,7 +225,7 @@ fn append_response_to_wire(response: &AppendEntriesResponse<TypeConfig>) -> wire
         AppendEntriesResponse::Conflict => Outcome::Conflict(true),
         AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(vote_to_wire(vote)),
     };
-    wire::RaftAppendResponse { outcome: Some(outcome) }
+    wire::RaftAppendResponse { outcome: Some(outcome), standing: None }
 }
 
 fn transfer_response_to_wire(response: &TransferLeaderResponse<TypeConfig>) -> wire::RaftTransferResponse {

@@ -11,8 +11,15 @@
 //! | checksum | u64, XXH3-64 of everything before it |
 //!
 //! Invariants: a file under its final name was synced, and its name was synced in the directory; a file is verified
-//! as a whole before anything of it is used; the newest and the one before it are kept. Only such files allow the
-//! Raft log to be purged (ST-1).
+//! as a whole before anything of it is used, and its name must be what it says of itself; the newest and the one
+//! before it are kept. Only such files allow the Raft log to be purged (ST-1).
+//!
+//! | name | what |
+//! |---|---|
+//! | `<index>-<term>-<leader>.snapshot` | a snapshot |
+//! | `<n>.tmp` | being written; removed at the next start |
+//! | `<length>-<checksum>.partial` | the beginning of a peer's file; one at most, kept until a snapshot is installed |
+//! | `….damaged` | set aside; removed with the next snapshot |
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -46,6 +53,7 @@ const BUFFER_LEN: usize = 1 << 20;
 
 const SUFFIX: &str = ".snapshot";
 const SUFFIX_TEMPORARY: &str = ".tmp";
+const SUFFIX_PARTIAL: &str = ".partial";
 const SUFFIX_DAMAGED: &str = ".damaged";
 
 /// A snapshot file that cannot be used.
@@ -95,6 +103,15 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> SnapshotError {
     move |source| SnapshotError::Io { path, source }
 }
 
+/// What tells a file from others while it travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileId {
+    /// Length of the whole file, in bytes.
+    pub len: u64,
+    /// The checksum at its end.
+    pub checksum: u64,
+}
+
 /// A verified snapshot file, open. Cheap to clone; stays readable when the file is removed meanwhile.
 #[derive(Debug, Clone)]
 pub struct SnapshotFile(Arc<Opened>);
@@ -133,6 +150,16 @@ impl SnapshotFile {
     /// Length of the whole file, in bytes.
     pub fn file_len(&self) -> u64 {
         self.0.len
+    }
+
+    /// What tells the file from others.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn id(&self) -> io::Result<FileId> {
+        let mut checksum = [0; 8];
+        self.read_at(&mut checksum, self.0.len - 8)?;
+        Ok(FileId { len: self.0.len, checksum: u64::from_be_bytes(checksum) })
     }
 
     /// Reads `bytes` at `offset` of the whole file.
@@ -199,7 +226,7 @@ impl SnapshotStore {
         }
         let mut files = store.files(SUFFIX)?;
         while let Some(path) = files.pop() {
-            match store.verify(&path, false) {
+            match store.verify(&path, false).and_then(|found| named_right(&path, found)) {
                 Ok(found) => {
                     *store.newest.lock() = Some(found);
                     break;
@@ -224,6 +251,35 @@ impl SnapshotStore {
     pub fn temporary_path(&self) -> PathBuf {
         let name = self.temporary_names.fetch_add(1, Ordering::Relaxed);
         self.dir.join(format!("{name}{SUFFIX_TEMPORARY}"))
+    }
+
+    /// The file that an interrupted transfer left the beginning of, and how much of it is here.
+    pub fn partial(&self) -> Option<(FileId, u64)> {
+        let path = self.files(SUFFIX_PARTIAL).ok()?.pop()?;
+        let name = path.file_name()?.to_str()?.strip_suffix(SUFFIX_PARTIAL)?.to_owned();
+        let (len, checksum) = name.split_once('-')?;
+        let id = FileId { len: len.parse().ok()?, checksum: u64::from_str_radix(checksum, 16).ok()? };
+        let here = fs::metadata(path).ok()?.len();
+        // A whole file was not verified in time; it is not worth a rule of its own.
+        (here < id.len).then_some((id, here))
+    }
+
+    /// Opens the file of a transfer at `offset`; nought begins it anew. What is there of other files is removed.
+    ///
+    /// # Errors
+    /// When less or more than `offset` bytes are here, or the disk refuses.
+    pub(crate) fn open_partial(&self, id: FileId, offset: u64) -> io::Result<(PathBuf, File)> {
+        let path = self.dir.join(format!("{}-{:016x}{SUFFIX_PARTIAL}", id.len, id.checksum));
+        for other in self.files(SUFFIX_PARTIAL)?.into_iter().filter(|other| *other != path) {
+            fs::remove_file(other)?;
+        }
+        let file = File::options().create(true).append(true).open(&path)?;
+        if offset == 0 {
+            file.set_len(0)?;
+        } else if file.metadata()?.len() != offset {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "snapshot is not here up to that offset"));
+        }
+        Ok((path, file))
     }
 
     /// Writes a snapshot: when this returns, it is durable. Blocks.
@@ -329,6 +385,8 @@ impl SnapshotStore {
         if !files.is_empty() {
             files.extend(self.files(SUFFIX_DAMAGED)?);
         }
+        // The replica has a snapshot now; what it began to receive is not waited for any more.
+        files.extend(self.files(SUFFIX_PARTIAL)?);
         for path in files {
             fs::remove_file(&path).map_err(io_error(&path))?;
         }
@@ -416,6 +474,15 @@ fn meta_of(header: wire::SnapshotHeader) -> Result<SnapshotMeta, Malformed> {
         last_log_id: header.last.map(log_id_from_wire),
         last_membership: stored_membership_from_wire(header.membership_log_id, header.membership)?,
     })
+}
+
+/// A file that was copied over another, or renamed, must not pass for the newest.
+fn named_right(path: &Path, found: SnapshotFile) -> Result<SnapshotFile, SnapshotError> {
+    let name = file_name(found.meta().last_log_id.as_ref());
+    match path.file_name().is_some_and(|here| *here == *name) {
+        true => Ok(found),
+        false => Err(SnapshotError::Damaged { path: path.to_owned(), found: "another snapshot under this name" }),
+    }
 }
 
 /// Sorts by index, then term: the order in which a group's snapshots supersede each other.

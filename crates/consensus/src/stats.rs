@@ -57,6 +57,10 @@ counters! {
     snapshots_installed,
     /// Bytes of snapshots received.
     snapshot_bytes_received,
+    /// Transfers that went on where one before had ended.
+    snapshots_resumed,
+    /// Chunks of snapshots that came in damaged.
+    snapshot_chunks_refused,
 }
 
 /// A counter that only rises.

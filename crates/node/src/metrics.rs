@@ -16,6 +16,9 @@ use crate::replica::Replica;
 pub struct Metrics {
     pub(crate) writes_per_entry: Histogram,
     pub(crate) rebuilds: IntCounterVec,
+    pub(crate) stopped: IntCounterVec,
+    pub(crate) snapshots_failed: IntGaugeVec,
+    pub(crate) asking: IntGaugeVec,
     pub(crate) reads: IntCounterVec,
     pub(crate) applied_index: IntGaugeVec,
     pub(crate) cells: IntGaugeVec,
@@ -57,6 +60,15 @@ impl Metrics {
         Ok(Self {
             writes_per_entry,
             rebuilds: counter("granary_node_replica_rebuilds_total", "Replicas whose state was rebuilt", "reason")?,
+            stopped: counter("granary_node_replicas_stopped_total", "Replicas that stay stopped", "reason")?,
+            snapshots_failed: by_shard(
+                "granary_node_snapshots_failed",
+                "Snapshots that could not be written since the replica started: its Raft log is not purged",
+            )?,
+            asking: by_shard(
+                "granary_node_asking",
+                "1 while the replica waits for the other members to say what they remember of it",
+            )?,
             reads: counter("granary_node_reads_total", "Keys read, by consistency level", "level")?,
             applied_index: by_shard("granary_node_applied_index", "Applied Raft index")?,
             cells: by_shard("granary_node_cells_count", "Cells in the store")?,
@@ -117,6 +129,9 @@ impl Metrics {
             set(&self.memory_table_bytes, status.memory_table_bytes as u64);
             set(&self.change_log_bytes, log.bytes);
             set(&self.change_log_events, log.last_sequence - log.trimmed_sequence);
+            let group = replica.group().status();
+            set(&self.snapshots_failed, group.stats.snapshots_failed);
+            set(&self.asking, u64::from(group.asking));
             set(&self.leader, u64::from(replica.leads()));
             set(&self.applied_index, status.applied_index);
             set(&self.change_log_budget_bytes, log.budget_bytes);

@@ -251,6 +251,20 @@ fn log_refusal(reply: &[u8]) {
     }
 }
 
+/// Publishes what this node's replica of the meta group applies, until the replica stops.
+async fn follow_own(mut published: watch::Receiver<Arc<internal::Catalog>>, publish: &watch::Sender<Arc<CatalogView>>) {
+    loop {
+        let catalog = Arc::clone(&published.borrow_and_update());
+        match CatalogView::from_wire(&catalog) {
+            Ok(view) => drop(publish.send_replace(Arc::new(view))),
+            Err(error) => tracing::error!(%error, "read the catalog"),
+        }
+        if published.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error> {
     let identity = Identity::open(&settings.data_dir, platform.fresh_id())
         .map_err(|source| Error::Identity { path: settings.data_dir.clone(), source })?;
@@ -390,30 +404,28 @@ impl Start {
         Ok(Some(MetaReplica { group, published }))
     }
 
-    /// Keeps the node's catalog view current: from its own replica of the meta group, or from the seeds.
+    /// Keeps the node's catalog view current: from its own replica of the meta group while that runs, else from the
+    /// seeds.
     fn follow_catalog(&self, meta: Option<&MetaReplica>, publish: watch::Sender<Arc<CatalogView>>) {
-        let platform = self.platform.clone();
-        let Some(meta) = meta else {
-            let mut seeds = granary_catalog::watch::follow(&self.platform, self.settings.seeds.clone());
-            self.platform.spawn(TaskKind::Request, "follow-catalog", async move {
-                while seeds.changed().await.is_ok() {
-                    publish.send_replace(Arc::clone(&seeds.borrow_and_update()));
-                }
-            });
-            return;
-        };
-        let mut published = meta.published.clone();
+        let (platform, seeds) = (self.platform.clone(), self.settings.seeds.clone());
+        let own = meta.map(|meta| meta.published.clone());
         self.platform.spawn(TaskKind::Request, "follow-catalog", async move {
-            loop {
-                let catalog = Arc::clone(&published.borrow_and_update());
-                match CatalogView::from_wire(&catalog) {
-                    Ok(view) => drop(publish.send_replace(Arc::new(view))),
-                    Err(error) => tracing::error!(%error, "read the catalog"),
-                }
+            if let Some(published) = own {
                 tokio::select! {
-                    changed = published.changed() => if changed.is_err() { return },
+                    () = follow_own(published, &publish) => {}
                     () = platform.shutdown_begun() => return,
                 }
+            }
+            let mut views = granary_catalog::watch::follow(&platform, seeds);
+            while views.changed().await.is_ok() {
+                let view = Arc::clone(&views.borrow_and_update());
+                publish.send_if_modified(|now| {
+                    let newer = view.version > now.version;
+                    if newer {
+                        *now = view;
+                    }
+                    newer
+                });
             }
         });
     }

@@ -57,11 +57,20 @@ pub enum Error {
 impl Error {
     /// Whether another try would fail the same way: the replica's own log is gone or damaged.
     fn is_final(&self) -> bool {
-        matches!(
-            self,
-            Self::Identity(identity::Error::LogMissing { .. })
-                | Self::Consensus(granary_consensus::Error::LogDamaged { .. })
-        )
+        match self {
+            Self::Identity(error) => matches!(error, identity::Error::LogMissing { .. }),
+            Self::Consensus(error) => error.is_final(),
+            _ => false,
+        }
+    }
+
+    /// A word for what keeps the replica from starting, for the metric.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Identity(identity::Error::LogMissing { .. }) => "log-missing",
+            Self::Consensus(error) => error.reason(),
+            Self::Identity(_) | Self::Engine(_) | Self::Store(_) | Self::MemberUnknown => "other",
+        }
     }
 
     /// Whether the engine failed, and with it every replica of the node.
@@ -170,7 +179,7 @@ impl Supervisor {
                 () = self.platform.shutdown_begun() => break,
             }
             self.rebuild_failed(&view, &mut rebuilds).await;
-            self.note_meta_failure();
+            self.stop_if_meta_failed().await;
             self.metrics.export(&self.replicas.all());
         }
         let view = Arc::clone(&catalog.borrow());
@@ -321,7 +330,7 @@ impl Supervisor {
             *count += 1;
             let Some((entry, seat)) = self.seats(view).find(|(entry, _)| entry.id == shard) else { continue };
             if *count > REBUILDS_MAX {
-                self.stays_stopped(shard, &failure.to_string());
+                self.stays_stopped(shard, "rebuilds", &failure.to_string());
                 continue;
             }
             self.metrics.rebuilds.with_label_values(&[&shard.to_string(), "failed"]).inc();
@@ -332,19 +341,33 @@ impl Supervisor {
         }
     }
 
-    /// A Raft log that failed to write or sync is not tried again: what it holds is known only after a restart.
+    /// A Raft log that failed to write or sync ends the process: what it holds is known only after a restart, and a
+    /// second sync would succeed without having written anything. A replica whose log is an older copy, or that runs
+    /// twice, stops alone.
     async fn stop_if_log_failed(&self, replica: &Arc<Replica>) {
-        let Some(failure) = replica.group().status().failure else { return };
-        self.take_away(replica).await;
-        self.stays_stopped(replica.shard(), &failure);
+        let status = replica.group().status();
+        if let Some(why) = status.refusal {
+            self.take_away(replica).await;
+            self.stays_stopped(replica.shard(), "refused", &format!("{why}; the replica must be replaced"));
+        } else if let Some(failure) = status.failure {
+            self.take_away(replica).await;
+            self.replicas.set(replica.shard(), Seat::Stopped);
+            self.platform.fail(format!("the raft log failed under shard {}: {failure}", replica.shard()));
+        }
     }
 
-    /// Like a shard's, a failed log of the meta group is for a restart; data is served without it.
-    fn note_meta_failure(&self) {
-        let Some(failure) = self.meta.as_ref().and_then(|meta| meta.status().failure) else { return };
-        if self.replicas.note(ShardId::META).is_none() {
-            tracing::error!(failure, "the replica of the meta group has stopped; restart the process");
-            self.replicas.set_note(ShardId::META, failure);
+    /// The meta group's replica as any other; data is served without it.
+    async fn stop_if_meta_failed(&self) {
+        let Some(meta) = &self.meta else { return };
+        let status = meta.status();
+        if let Some(why) = status.refusal {
+            if self.replicas.note(ShardId::META).is_none() {
+                self.consensus.unregister(ShardId::META);
+                meta.shutdown().await;
+                self.note_stopped(ShardId::META, "refused", &format!("{why}; the replica must be replaced"));
+            }
+        } else if let Some(failure) = status.failure {
+            self.platform.fail(format!("the raft log failed under the meta group: {failure}"));
         }
     }
 
@@ -366,7 +389,7 @@ impl Supervisor {
             self.replicas.set(shard, Seat::Stopped);
             self.platform.fail(format!("the engine failed under shard {shard}: {error}"));
         } else if error.is_final() {
-            self.stays_stopped(shard, &error.to_string());
+            self.stays_stopped(shard, error.reason(), &error.to_string());
         } else {
             tracing::warn!(%shard, %error, "replica does not start, trying again");
             self.replicas.set_note(shard, format!("does not start, is tried again: {error}"));
@@ -374,10 +397,15 @@ impl Supervisor {
         }
     }
 
-    fn stays_stopped(&self, shard: ShardId, why: &str) {
-        tracing::error!(%shard, why, "replica stays stopped");
-        self.replicas.set_note(shard, format!("stopped: {why}"));
+    fn stays_stopped(&self, shard: ShardId, reason: &str, why: &str) {
+        self.note_stopped(shard, reason, why);
         self.replicas.set(shard, Seat::Stopped);
+    }
+
+    fn note_stopped(&self, shard: ShardId, reason: &str, why: &str) {
+        tracing::error!(%shard, reason, why, "replica stays stopped");
+        self.metrics.stopped.with_label_values(&[&shard.to_string(), reason]).inc();
+        self.replicas.set_note(shard, format!("stopped: {why}"));
     }
 
     /// Stops every replica, and closes the engine if every tree of this node is known to be whole: one that was left

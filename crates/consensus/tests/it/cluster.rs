@@ -1,5 +1,6 @@
 //! Three nodes in one process, with real gRPC over loopback. Stopping a replica leaves its node's listener up.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub(crate) struct Node {
     pub(crate) group: Option<Group>,
     pub(crate) machine: Arc<ListMachine>,
     service: ConsensusService,
-    peers: Arc<PeerPool>,
+    pub(crate) peers: Arc<PeerPool>,
     dir: TempDir,
 }
 
@@ -86,6 +87,12 @@ impl Cluster {
         self.nodes[n].group.take().unwrap().shutdown().await;
     }
 
+    /// Puts a copy in the place of the stopped replica's directory.
+    pub(crate) fn put_back(&mut self, n: usize, copy: TempDir) {
+        assert!(self.nodes[n].group.is_none(), "the replica runs");
+        self.nodes[n].dir = copy;
+    }
+
     /// Waits until one of the running replicas leads, and returns its node.
     pub(crate) async fn leader(&self) -> usize {
         let waits = self.nodes.iter().enumerate().filter_map(|(n, node)| {
@@ -119,5 +126,24 @@ async fn listen() -> Node {
         service,
         peers: Arc::new(PeerPool::default()),
         dir: TempDir::new().unwrap(),
+    }
+}
+
+/// A copy of a directory, as `cp -r` makes it, maybe while it is written.
+pub(crate) fn copy_dir(from: &Path) -> TempDir {
+    let to = TempDir::new().unwrap();
+    copy_into(from, to.path());
+    to
+}
+
+fn copy_into(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
+        if from.is_dir() {
+            std::fs::create_dir(&to).unwrap();
+            copy_into(&from, &to);
+        } else {
+            std::fs::copy(&from, &to).unwrap();
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::{self, Read, Write};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use granary_consensus::{SnapshotSource, StateMachine};
@@ -13,7 +14,7 @@ pub(crate) const UNAPPLICABLE: &[u8] = b"unapplicable";
 
 /// Remembers every command. Replies with how many there are.
 #[derive(Debug, Default)]
-pub(crate) struct ListMachine(Mutex<List>);
+pub(crate) struct ListMachine(Mutex<List>, AtomicBool);
 
 #[derive(Debug, Default, Clone)]
 struct List {
@@ -22,6 +23,11 @@ struct List {
 }
 
 impl ListMachine {
+    /// Whether the disk is full from now on, as far as snapshots are concerned.
+    pub(crate) fn fill_disk(&self, full: bool) {
+        self.1.store(full, Ordering::Relaxed);
+    }
+
     pub(crate) fn commands(&self) -> Vec<Bytes> {
         self.0.lock().commands.clone()
     }
@@ -44,7 +50,8 @@ impl StateMachine for ListMachine {
     }
 
     fn snapshot(&self) -> io::Result<Box<dyn SnapshotSource>> {
-        Ok(Box::new(self.0.lock().clone()))
+        let list = self.0.lock().clone();
+        Ok(if self.1.load(Ordering::Relaxed) { Box::new(Full(list.index)) } else { Box::new(list) })
     }
 
     fn restore(&self, index: u64, _local: bool, body: &mut dyn Read) -> io::Result<()> {
@@ -73,5 +80,19 @@ impl SnapshotSource for List {
             out.write_all(command)?;
         }
         Ok(())
+    }
+}
+
+/// A snapshot that does not fit on the disk.
+struct Full(u64);
+
+impl SnapshotSource for Full {
+    fn index(&self) -> u64 {
+        self.0
+    }
+
+    fn write_to(self: Box<Self>, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&[0; 4_096])?;
+        Err(io::ErrorKind::StorageFull.into())
     }
 }

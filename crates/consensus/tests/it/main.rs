@@ -4,9 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod cluster;
+mod copies;
 mod list_machine;
+mod log_crash;
 mod log_files;
+mod log_steps;
 mod read_rounds;
 mod replication;
+mod snapshot_crash;
 mod snapshot_files;
+mod snapshot_flow;
 mod suite;

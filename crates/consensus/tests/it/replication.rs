@@ -274,6 +274,7 @@ async fn requests_meant_for_somebody_else_are_refused() {
         group,
         from_replica: 99,
         to_replica: to.0,
+        ..Default::default()
     };
     let refused = [
         (header(ClusterId(0xbad), GROUP.0, to), Code::FailedPrecondition),
@@ -318,7 +319,7 @@ async fn a_replica_that_lost_its_snapshots_takes_a_peers() {
     assert!(matches!(started.await, Err(Error::SnapshotMissing { .. })), "it must not start without");
 
     let peer = cluster.members().remove(leader);
-    fetch_snapshot(&spec, &PeerPool::default(), &peer).await.unwrap();
+    fetch_snapshot(&spec, &PeerPool::default(), &peer, &Platform::system()).await.unwrap();
     cluster.start_replica(robbed).await;
     let index = group.propose(command(4)).await.unwrap().index;
     cluster.nodes[robbed].group().wait_applied(index, PATIENCE).await.unwrap();

@@ -72,6 +72,19 @@ fn any_flipped_bit_is_found_and_the_older_file_is_used() {
 }
 
 #[test]
+fn a_file_under_anothers_name_is_not_used() {
+    let dir = TempDir::new().unwrap();
+    let store = open(dir.path());
+    let (older, newer) = (write(&store, 5, b"older"), write(&store, 6, b"newer"));
+    fs::copy(older.path(), newer.path()).unwrap();
+    assert_eq!(index_and_body(&open(dir.path()).newest().unwrap()), (5, b"older".to_vec()));
+    let damaged = newer.path().with_extension("damaged");
+    assert!(damaged.exists(), "what calls itself 6 is set aside");
+    fs::remove_file(older.path()).unwrap();
+    assert!(open(dir.path()).newest().is_none(), "nothing is left: a peer's is needed");
+}
+
+#[test]
 fn a_received_file_is_verified_and_removed_unless_installed() {
     let (here, there) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let sent = write(&open(there.path()), 8, b"theirs");
