@@ -1,0 +1,142 @@
+//! A disk that can be faulted, for tests with real processes.
+//!
+//! A small C library is compiled with the system's `cc` and preloaded into a process. Below one directory it records,
+//! in one order over all threads, every operation that changes files, with its data, and lets operations fail, wait,
+//! hang or kill the process. From the record, [`PowerCut`] builds directories as a power cut may leave them: with what
+//! was synced, and with any part of what was not.
+//!
+//! ```no_run
+//! # use std::process::Command;
+//! # use granary_test_disk::{Disk, Fault, Op, Order, PowerCut, Shim};
+//! # fn main() -> std::io::Result<()> {
+//! let shim = Shim::build("/tmp/work".as_ref())?;
+//! let disk = Disk::new(&shim, "/tmp/work/data".as_ref(), "/tmp/work/first-run".as_ref())?;
+//! disk.set_faults(&[Fault::fail(Op::Sync, 28, "/log/").nth(3).times(1)])?;
+//! Command::new("server").envs(disk.envs()).status()?;
+//! let journal = disk.journal()?;
+//! PowerCut { order: Order::Any, at: journal.len(), seed: 7 }.build(&journal, "/tmp/work/after".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! One process writes the directory at a time, and a [`Disk`] records one of its runs: its files as they stand at
+//! [`Disk::new`] count as durable. Paths are matched by name: the directory is made canonical, and below it must be no
+//! symbolic links. Linux with glibc only; what calls the kernel past the C library is not seen, which a test notices by
+//! comparing [`Journal::files`] with the directory.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+mod faults;
+mod journal;
+mod model;
+mod power_cut;
+mod tree;
+
+pub use faults::{Fault, Op, errno};
+pub use journal::{Change, Journal, Record};
+pub use power_cut::{Order, PAGE_BYTES, PowerCut};
+pub use tree::{Files, Node};
+
+const SOURCE: &str = include_str!("shim.c");
+const ROOT: &str = "GRANARY_DISK_ROOT";
+const JOURNAL: &str = "GRANARY_DISK_JOURNAL";
+const CONTROL: &str = "GRANARY_DISK_CONTROL";
+
+/// The compiled library. Build it once in a test and use it for many disks.
+#[derive(Debug, Clone)]
+pub struct Shim(PathBuf);
+
+impl Shim {
+    /// Compiles the library into the directory `work`.
+    ///
+    /// # Errors
+    /// When there is no `cc`, or it fails.
+    pub fn build(work: &Path) -> io::Result<Self> {
+        fs::create_dir_all(work)?;
+        let (source, library) = (work.join("disk-shim.c"), work.join("disk-shim.so"));
+        fs::write(&source, SOURCE)?;
+        let output = Command::new("cc")
+            .args(["-O1", "-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .args(["-ldl", "-lpthread"])
+            .output()?;
+        if output.status.success() {
+            return Ok(Self(fs::canonicalize(library)?));
+        }
+        Err(io::Error::other(format!("cc: {}", String::from_utf8_lossy(&output.stderr))))
+    }
+}
+
+/// One recorded run of a process over a directory.
+#[derive(Debug)]
+pub struct Disk {
+    shim: Shim,
+    root: PathBuf,
+    journal: PathBuf,
+    control: PathBuf,
+    before: Files,
+}
+
+impl Disk {
+    /// Takes the directory `root` (made if missing) as it stands, and keeps journal and control file at `run` with
+    /// an ending each, outside of it.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn new(shim: &Shim, root: &Path, run: &Path) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        let root = fs::canonicalize(root)?;
+        let before = Files::read(&root)?;
+        let (journal, control) = (run.with_extension("journal"), run.with_extension("control"));
+        fs::write(&journal, b"")?;
+        let disk = Self { shim: shim.clone(), root, journal, control, before };
+        disk.set_faults(&[])?;
+        Ok(disk)
+    }
+
+    /// The directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The environment under which a process is recorded.
+    pub fn envs(&self) -> Vec<(OsString, OsString)> {
+        let pairs =
+            [("LD_PRELOAD", &self.shim.0), (ROOT, &self.root), (JOURNAL, &self.journal), (CONTROL, &self.control)];
+        pairs.into_iter().map(|(name, path)| (name.into(), path.into())).collect()
+    }
+
+    /// Replaces the faults, also under a process that runs: they hold from its next operation on, counted from there.
+    ///
+    /// # Errors
+    /// When the control file cannot be written.
+    pub fn set_faults(&self, faults: &[Fault]) -> io::Result<()> {
+        let draft = self.control.with_extension("control-draft");
+        fs::write(&draft, faults.iter().map(Fault::line).collect::<String>())?;
+        fs::rename(draft, &self.control)
+    }
+
+    /// What was recorded so far.
+    ///
+    /// # Errors
+    /// When the journal cannot be read or is not one.
+    pub fn journal(&self) -> io::Result<Journal> {
+        Journal::read(self.before.clone(), &self.journal)
+    }
+}
+
+/// Puts a note into the journal of the process that calls this, at this point of its order: what was acknowledged, so
+/// that a test knows what a later power cut must not lose. Nothing, when the process is not recorded.
+///
+/// # Errors
+/// When the note cannot be written.
+pub fn note(text: &str) -> io::Result<()> {
+    match std::env::var_os(ROOT) {
+        Some(root) => fs::write(Path::new(&root).join(".note"), text),
+        None => Ok(()),
+    }
+}
