@@ -3,49 +3,21 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use granary_store::disk::{Health, contain};
 use granary_store::{Engine, Error, Tree};
 use parking_lot::Mutex;
 
-use crate::contain;
 use crate::open::wait_until_released;
-use crate::place::Place;
 use crate::tree::SledTree;
 
-/// What engine and trees share: the directory, locked until a close or as long as any of them lives, and whether it
-/// was found damaged.
-#[derive(Debug)]
-pub(crate) struct Health {
-    place: Place,
-    condemned: OnceLock<String>,
-}
-
-impl Health {
-    /// Runs a call into sled and contains its panic. The first sign of damage condemns the directory, for this
-    /// process and for the next: after it every call is refused.
-    pub(crate) fn contain<T>(&self, run: impl FnOnce() -> sled::Result<T>) -> Result<T, Error> {
-        self.check()?;
-        let why = match contain::catching(run) {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error @ (sled::Error::Corruption { .. } | sled::Error::ReportableBug(_)))) => error.to_string(),
-            Ok(Err(error)) => return Err(Error::Io(error.to_string())),
-            Err(why) => why,
-        };
-        Err(self.condemn(why))
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        self.condemned.get().map_or(Ok(()), |why| Err(Error::Corrupt(why.clone())))
-    }
-
-    fn condemn(&self, why: String) -> Error {
-        if self.condemned.set(why.clone()).is_ok() {
-            let marked = self.place.condemn(&why);
-            tracing::error!(why, ?marked, "sled's data are damaged, its directory will be rebuilt at the next start");
-        }
-        Error::Corrupt(why)
+/// What an error of sled is to the port.
+pub(crate) fn told(error: sled::Error) -> Error {
+    match error {
+        sled::Error::Corruption { .. } | sled::Error::ReportableBug(_) => Error::Corrupt(error.to_string()),
+        error => Error::Io(error.to_string()),
     }
 }
 
@@ -65,12 +37,12 @@ struct Open {
 }
 
 impl SledEngine {
-    pub(crate) fn new(place: Place, database: &Path, db: sled::Db, close_limit: Duration) -> Self {
+    pub(crate) fn new(health: Health, database: &Path, db: sled::Db, close_limit: Duration) -> Self {
         Self {
             open: Mutex::new(Some(Open { db, trees: HashMap::new() })),
             database: database.to_owned(),
             close_limit,
-            health: Arc::new(Health { place, condemned: OnceLock::new() }),
+            health: Arc::new(health),
         }
     }
 
@@ -78,7 +50,7 @@ impl SledEngine {
     fn end(&self, open: Open) -> Result<(), Error> {
         let trees: Vec<_> = open.trees.values().filter_map(|tree| tree.take()).collect();
         let data = self.database.join("db");
-        let ended = contain::within(self.close_limit, move || {
+        let ended = contain::within("sled", self.close_limit, move || {
             open.db.flush()?;
             drop((trees, open));
             wait_until_released(&data)
@@ -102,7 +74,7 @@ impl Engine for SledEngine {
         if let Some(tree) = open.trees.get(name) {
             return Ok(Arc::clone(tree) as Arc<dyn Tree>);
         }
-        let inner = self.health.contain(|| open.db.open_tree(name))?;
+        let inner = self.health.contain(|| open.db.open_tree(name).map_err(told))?;
         let tree = Arc::new(SledTree::new(name, open.db.clone(), inner, Arc::clone(&self.health)));
         open.trees.insert(name.to_owned(), Arc::clone(&tree));
         Ok(tree)
@@ -114,21 +86,21 @@ impl Engine for SledEngine {
         if let Some(tree) = open.trees.remove(name) {
             drop(tree.take());
         }
-        self.health.contain(|| open.db.drop_tree(name))?;
+        self.health.contain(|| open.db.drop_tree(name).map_err(told))?;
         Ok(())
     }
 
     fn close(&self) -> Result<(), Error> {
         let open = self.open.lock().take().ok_or_else(closed)?;
         self.end(open)?;
-        self.health.check()?;
-        let place = &self.health.place;
-        place.mark_clean(&self.database).and_then(|()| place.unlock()).map_err(|error| Error::Io(error.to_string()))
+        self.health.close(&self.database)
     }
 
     fn size_on_disk(&self) -> u64 {
         let open = self.open.lock();
-        open.as_ref().and_then(|open| self.health.contain(|| open.db.size_on_disk()).ok()).unwrap_or_default()
+        open.as_ref()
+            .and_then(|open| self.health.contain(|| open.db.size_on_disk().map_err(told)).ok())
+            .unwrap_or_default()
     }
 }
 
@@ -143,30 +115,4 @@ impl fmt::Debug for SledEngine {
 
 fn closed() -> Error {
     Error::Io("the engine is closed".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Settings, Trust, open};
-
-    #[test]
-    fn a_panic_condemns_the_directory_for_good() {
-        let parent = tempfile::tempdir().expect("temp dir");
-        let dir = parent.path().join("engine");
-        let place = Place::lock(&dir).expect("free");
-        place.create().expect("new");
-        let health = Health { place, condemned: OnceLock::new() };
-        assert!(matches!(health.contain(|| Ok(1)), Ok(1)));
-        assert!(matches!(health.contain(|| Err::<(), _>(sled::Error::Unsupported("x".into()))), Err(Error::Io(_))));
-        assert!(matches!(health.contain(|| Ok(1)), Ok(1)));
-        assert!(matches!(health.contain(|| -> sled::Result<()> { panic!("Uninitialized") }), Err(Error::Corrupt(_))));
-        assert!(matches!(health.contain(|| Ok(1)), Err(Error::Corrupt(_))));
-        drop(health);
-        let Trust::Rebuilt { why } = open(&dir, &Settings::default()).expect("opens").trust else {
-            panic!("a condemned directory was trusted");
-        };
-        assert!(why.contains("Uninitialized"), "{why}");
-        assert!(parent.path().join("engine.untrusted-2").is_dir());
-    }
 }

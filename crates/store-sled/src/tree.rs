@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use granary_store::chunked::{Chunk, ChunkedScan};
+use granary_store::disk::Health;
 use granary_store::{Error, Pairs, Tree};
 use parking_lot::RwLock;
 
-use crate::engine::Health;
+use crate::engine::told;
 
 /// Sorts after every key of the port.
 const MARKER_KEY: &[u8] = &[0xff];
@@ -39,7 +40,7 @@ impl SledTree {
     fn with<T>(&self, run: impl FnOnce(&sled::Tree) -> sled::Result<T>) -> Result<T, Error> {
         let inner = self.inner.read();
         let handles = inner.as_ref().ok_or_else(gone)?;
-        self.health.contain(|| run(&handles.tree))
+        self.health.contain(|| run(&handles.tree).map_err(told))
     }
 
     fn lookup(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
@@ -92,8 +93,8 @@ impl Tree for SledTree {
         let mut inner = self.inner.write();
         let handles = inner.as_mut().ok_or_else(gone)?;
         handles.tree = self.health.contain(|| {
-            handles.db.drop_tree(&self.name)?;
-            handles.db.open_tree(&self.name)
+            handles.db.drop_tree(&self.name).map_err(told)?;
+            handles.db.open_tree(&self.name).map_err(told)
         })?;
         Ok(())
     }
