@@ -16,9 +16,8 @@ use std::time::Duration;
 
 use granary_store::disk;
 
-mod engine;
+mod database;
 mod open;
-mod tree;
 
 pub use granary_store::disk::{Error, Opened, Trust};
 
@@ -51,5 +50,5 @@ impl Default for Settings {
 /// # Errors
 /// When the directory is open already or the file system refuses (permission, space, too many open files).
 pub fn open(dir: &Path, settings: &Settings) -> Result<Opened, Error> {
-    disk::open(dir, settings)
+    disk::open(dir, &open::Sled(settings))
 }

@@ -3,47 +3,44 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use granary_store::Engine;
-use granary_store::disk::{Failure, Health, Kind, is_of_the_machine};
+use granary_store::disk::{Failure, Kind, is_of_the_machine};
 
 use crate::Settings;
-use crate::engine::SledEngine;
+use crate::database::SledDatabase;
 
-impl Kind for Settings {
-    type Database = sled::Db;
+/// sled with its settings.
+pub(crate) struct Sled<'a>(pub(crate) &'a Settings);
+
+impl Kind for Sled<'_> {
+    type Database = SledDatabase;
 
     const NAME: &'static str = "sled";
 
     const SURVIVES_POWER_CUTS: bool = false;
 
-    fn open_limit(&self) -> Duration {
-        self.open_limit
+    fn limit(&self) -> Duration {
+        self.0.open_limit
     }
 
-    fn opener(&self, database: &Path) -> Box<dyn FnOnce() -> Result<sled::Db, Failure> + Send> {
+    fn opener(&self, database: &Path) -> Box<dyn FnOnce() -> Result<SledDatabase, Failure> + Send> {
         // No compression: sled 0.34's links a zstd that cannot stand beside the one Parquet needs.
         let config = sled::Config::new()
             .path(database)
             .mode(sled::Mode::LowSpace)
-            .cache_capacity(self.cache_capacity_bytes)
-            .flush_every_ms(Some(millis(self.flush_every)));
+            .cache_capacity(self.0.cache_capacity_bytes)
+            .flush_every_ms(Some(millis(self.0.flush_every)));
         let database = database.to_owned();
         Box::new(move || {
             let opened = wait_until_released(&database.join("db"))
                 .and_then(|()| Ok(remove_half_written_snapshots(&database)?))
                 .and_then(|()| config.open());
-            opened.map_err(|error| match error {
+            opened.map(|db| SledDatabase::new(db, &database)).map_err(|error| match error {
                 sled::Error::Io(error) if is_of_the_machine(&error) => Failure::Machine(error),
                 error => Failure::Database(format!("sled does not open it: {error}")),
             })
         })
-    }
-
-    fn engine(&self, health: Health, database: &Path, db: sled::Db) -> Arc<dyn Engine> {
-        Arc::new(SledEngine::new(health, database, db, self.open_limit))
     }
 }
 

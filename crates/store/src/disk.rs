@@ -17,9 +17,12 @@ use std::time::Duration;
 use crate::Engine;
 
 pub mod contain;
+mod engine;
 mod health;
 pub mod place;
 
+use engine::DiskEngine;
+pub use engine::{Database, MARKER_KEY};
 pub use health::Health;
 use place::{Left, Place};
 
@@ -94,7 +97,7 @@ pub enum Failure {
 /// What [`open`] needs to know of an engine.
 pub trait Kind {
     /// The engine's open database.
-    type Database: Send + 'static;
+    type Database: Database;
 
     /// `sled`, `fjall`.
     const NAME: &'static str;
@@ -103,14 +106,11 @@ pub trait Kind {
     /// an earlier state that is whole, or to refuse.
     const SURVIVES_POWER_CUTS: bool;
 
-    /// How long opening may take before the directory is given up.
-    fn open_limit(&self) -> Duration;
+    /// How long opening may take before the directory is given up, and closing before the stop counts as unclean.
+    fn limit(&self) -> Duration;
 
     /// What opens the database in a directory, which may be empty. Called on a thread of its own.
     fn opener(&self, database: &Path) -> Box<dyn FnOnce() -> Result<Self::Database, Failure> + Send>;
-
-    /// The engine over its open database.
-    fn engine(&self, health: Health, database: &Path, opened: Self::Database) -> Arc<dyn Engine>;
 }
 
 /// Opens the engine in `dir`, which is made if it is missing, and says what its trees are worth.
@@ -170,12 +170,13 @@ fn open_new<K: Kind>(place: Place, kind: &K, trust: Trust) -> Result<Opened, Err
 }
 
 fn open_database<K: Kind>(kind: &K, database: &Path) -> Result<K::Database, Failure> {
-    let outcome = contain::within(K::NAME, kind.open_limit(), kind.opener(database));
+    let outcome = contain::within(K::NAME, kind.limit(), kind.opener(database));
     outcome.unwrap_or_else(|why| Err(Failure::Database(why)))
 }
 
 fn engine<K: Kind>(place: Place, kind: &K, database: &Path, opened: K::Database, trust: Trust) -> Opened {
-    Opened { engine: kind.engine(Health::new(K::NAME, place), database, opened), trust }
+    let health = Health::new(K::NAME, place);
+    Opened { engine: Arc::new(DiskEngine::new(K::NAME, health, database, opened, kind.limit())), trust }
 }
 
 /// Whether an error tells of the machine (permission, space, too many open files) and not of the file's contents.
