@@ -21,8 +21,9 @@
 //!
 //! One process writes the directory at a time, and a [`Disk`] records one of its runs: its files as they stand at
 //! [`Disk::new`] count as durable. Paths are matched by name: the directory is made canonical, and below it must be no
-//! symbolic links. Linux with glibc only; what calls the kernel past the C library is not seen, which a test notices by
-//! comparing [`Journal::files`] with the directory.
+//! symbolic links. A recorded process starts no others. System calls that go round the C library are trapped, all but
+//! `io_uring`, which is refused; a test makes sure by comparing [`Journal::files`] with the directory. Linux with glibc
+//! only, on x86-64 and ARM64.
 
 use std::ffi::OsString;
 use std::fs;

@@ -5,23 +5,30 @@
  * One lock is held over an operation and its record, so the journal has the order in which the disk saw them. A sync
  * runs outside of it: its record says how many operations had been recorded when it began, which are the ones it covers.
  * What would change files unseen (shared mappings, links, copies inside the kernel) is refused with an error that its
- * callers know how to take; what goes round the C library (raw system calls) is not seen. */
+ * callers know how to take. System calls that do not come from the C library are trapped and go the same way. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 enum kind { OPEN = 1, WRITE, TRUNCATE, SYNC, RENAME, UNLINK, MKDIR, RMDIR, RANGE, NOTE };
@@ -88,6 +95,8 @@ static void die(const char *why) {
         if (!real_##name) die("the C library has no " #name);         \
     } while (0)
 
+static void trap_raw_calls(void);
+
 static void start(void) {
     FIND(openat); FIND(close); FIND(write); FIND(writev); FIND(pwrite); FIND(pwritev); FIND(ftruncate);
     FIND(fsync); FIND(fdatasync); FIND(sync_file_range); FIND(renameat2); FIND(unlinkat); FIND(mkdirat);
@@ -103,6 +112,7 @@ static void start(void) {
     if (journal < 0) journal = fd; else real_close(fd);
     snprintf(root, sizeof root, "%s", dir);
     root_len = strlen(root);
+    trap_raw_calls();
 }
 
 __attribute__((constructor)) static void begin(void) { pthread_once(&once, start); }
@@ -527,3 +537,127 @@ int symlinkat(const char *target, int dirfd, const char *path) {
     return real_symlinkat(target, dirfd, path);
 }
 int symlink(const char *target, const char *path) { return symlinkat(target, AT_FDCWD, path); }
+
+/* ---- system calls that go round the C library ---- */
+
+#if defined(__x86_64__)
+#define ARCH AUDIT_ARCH_X86_64
+#define ARG(at, n) ((at)->uc_mcontext.gregs[(int[]){REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8}[n]])
+#define RESULT(at) ((at)->uc_mcontext.gregs[REG_RAX])
+#elif defined(__aarch64__)
+#define ARCH AUDIT_ARCH_AARCH64
+#define ARG(at, n) ((at)->uc_mcontext.regs[n])
+#define RESULT(at) ((at)->uc_mcontext.regs[0])
+#else
+#error "this machine's registers are not known here"
+#endif
+
+static const int trapped[] = {
+    SYS_openat, SYS_close, SYS_write, SYS_writev, SYS_pwrite64, SYS_pwritev, SYS_ftruncate, SYS_fsync, SYS_fdatasync,
+    SYS_sync_file_range, SYS_renameat2, SYS_unlinkat, SYS_mkdirat, SYS_linkat, SYS_symlinkat, SYS_dup, SYS_dup3,
+    SYS_fallocate, SYS_copy_file_range, SYS_sendfile,
+    /* Not seen, and refused; their callers fall back. */
+    SYS_openat2, SYS_pwritev2, SYS_io_uring_setup,
+#ifdef SYS_renameat
+    SYS_renameat,
+#endif
+#ifdef SYS_open
+    SYS_open, SYS_creat, SYS_rename, SYS_unlink, SYS_rmdir, SYS_mkdir, SYS_link, SYS_symlink, SYS_dup2,
+#endif
+};
+#define TRAPPED (sizeof trapped / sizeof *trapped)
+
+static long redo(int call, ucontext_t *at) {
+#define A(n) ARG(at, n)
+#define P(n) ((void *)ARG(at, n))
+    switch (call) {
+    case SYS_openat: return open_at(A(0), P(1), A(2), A(3));
+    case SYS_close: return close(A(0));
+    case SYS_write: return write(A(0), P(1), A(2));
+    case SYS_writev: return writev(A(0), P(1), A(2));
+    case SYS_pwrite64: return pwrite(A(0), P(1), A(2), A(3));
+    case SYS_pwritev: return pwritev(A(0), P(1), A(2), A(3));
+    case SYS_ftruncate: return ftruncate(A(0), A(1));
+    case SYS_fsync: return fsync(A(0));
+    case SYS_fdatasync: return fdatasync(A(0));
+    case SYS_sync_file_range: return sync_file_range(A(0), A(1), A(2), A(3));
+    case SYS_renameat2: return rename_at(A(0), P(1), A(2), P(3), A(4));
+    case SYS_unlinkat: return unlinkat(A(0), P(1), A(2));
+    case SYS_mkdirat: return mkdirat(A(0), P(1), A(2));
+    case SYS_linkat: return linkat(A(0), P(1), A(2), P(3), A(4));
+    case SYS_symlinkat: return symlinkat(P(0), A(1), P(2));
+    case SYS_dup: return dup(A(0));
+    case SYS_dup3: return dup3(A(0), A(1), A(2));
+    case SYS_fallocate: return fallocate(A(0), A(1), A(2), A(3));
+    case SYS_copy_file_range: return copy_file_range(A(0), P(1), A(2), P(3), A(4), 0);
+    case SYS_sendfile: return sendfile(A(0), A(1), P(2), A(3));
+#ifdef SYS_renameat
+    case SYS_renameat: return rename_at(A(0), P(1), A(2), P(3), 0);
+#endif
+#ifdef SYS_open
+    case SYS_open: return open_at(AT_FDCWD, P(0), A(1), A(2));
+    case SYS_creat: return creat(P(0), A(1));
+    case SYS_rename: return rename(P(0), P(1));
+    case SYS_unlink: return unlink(P(0));
+    case SYS_rmdir: return rmdir(P(0));
+    case SYS_mkdir: return mkdir(P(0), A(1));
+    case SYS_link: return link(P(0), P(1));
+    case SYS_symlink: return symlink(P(0), P(1));
+    case SYS_dup2: return dup2(A(0), A(1));
+#endif
+    default: errno = ENOSYS; return -1;
+    }
+}
+
+static void on_trap(int number, siginfo_t *info, void *at) {
+    (void)number;
+    int saved = errno;
+    long result = redo(info->si_syscall, at);
+    RESULT((ucontext_t *)at) = result == -1 ? -errno : result;
+    errno = saved;
+}
+
+#define FILTER_MAX 256
+static struct sock_filter filter[FILTER_MAX];
+static unsigned short filter_len;
+
+static void emit(unsigned short code, uint32_t k, unsigned char yes, unsigned char no) {
+    if (filter_len >= FILTER_MAX) die("filter");
+    filter[filter_len++] = (struct sock_filter){code, yes, no, k};
+}
+
+/* Lets calls pass from instructions in a range within one span of 4 GiB. */
+static void emit_pass(uint64_t from, uint64_t to) {
+    size_t ip = offsetof(struct seccomp_data, instruction_pointer);
+    emit(BPF_LD | BPF_W | BPF_ABS, ip + 4, 0, 0);
+    emit(BPF_JMP | BPF_JEQ | BPF_K, from >> 32, 0, 4);
+    emit(BPF_LD | BPF_W | BPF_ABS, ip, 0, 0);
+    emit(BPF_JMP | BPF_JGE | BPF_K, (uint32_t)from, 0, 2);
+    emit(BPF_JMP | BPF_JGT | BPF_K, (uint32_t)(to - 1), 1, 0);
+    emit(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
+}
+
+/* Traps the calls above from everywhere but the C library. A process that is started by this one inherits that without
+ * this library's place in it, and dies. */
+static void trap_raw_calls(void) {
+    FILE *maps = fopen("/proc/self/maps", "re");
+    char line[PATH_MAX + 128], rights[8];
+    unsigned long from, to;
+    if (!maps) die("read /proc/self/maps");
+    while (fgets(line, sizeof line, maps)) {
+        if (!strstr(line, "/libc.so.6") || sscanf(line, "%lx-%lx %7s", &from, &to, rights) != 3 || !strchr(rights, 'x')) continue;
+        uint64_t border = (uint64_t)(from >> 32) + 1 << 32;
+        emit_pass(from, to < border ? to : border);
+        if (to > border) emit_pass(border, to);
+    }
+    fclose(maps);
+    if (!filter_len) die("find the C library");
+    emit(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr), 0, 0);
+    for (size_t i = 0; i < TRAPPED; i++) emit(BPF_JMP | BPF_JEQ | BPF_K, trapped[i], TRAPPED - i, 0);
+    emit(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
+    emit(BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
+    struct sigaction action = {.sa_sigaction = on_trap, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_RESTART};
+    struct sock_fprog program = {filter_len, filter};
+    if (sigaction(SIGSYS, &action, NULL)) die("handle SIGSYS");
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) die("trap raw calls");
+}

@@ -134,6 +134,10 @@ fn everything(dir: &Path) {
             scope.spawn(move || (0..200).for_each(|turn| file.write_all(&[thread, turn]).expect("writes")));
         }
     });
+    // `tempfile` asks the kernel itself, past the C library.
+    let mut file = tempfile::NamedTempFile::new_in(dir).expect("makes");
+    file.write_all(b"past the library").expect("writes");
+    file.persist(dir.join("persisted")).expect("moves");
     note("is not a file").expect("notes");
 }
 
