@@ -30,6 +30,7 @@ mod dedup;
 mod error;
 mod marker;
 mod memory_table;
+mod preserved;
 mod read;
 mod row_cache;
 mod rows;
@@ -40,7 +41,7 @@ mod state_hash;
 mod store;
 
 pub use change_log::{ChangeLogStatus, OpenSegment, Pressure, decode_segment};
-pub use checkpointer::{Job, Spawn, spawn_thread};
+pub use checkpointer::{Job, Spawn, Step, spawn_thread};
 #[doc(hidden)]
 pub use dedup::Window;
 pub use error::Error;

@@ -27,10 +27,10 @@ pub(crate) struct Frozen {
 }
 
 impl Frozen {
-    /// Its cells in key order.
-    pub(crate) fn sorted(&self) -> Vec<(&Bytes, &Bytes)> {
-        let mut cells: Vec<_> = self.cells.iter().collect();
-        cells.sort_unstable_by_key(|(key, _)| *key);
+    /// Its cells in key order, sharing their bytes.
+    pub(crate) fn sorted(&self) -> Vec<(Bytes, Bytes)> {
+        let mut cells: Vec<_> = self.cells.iter().map(|(key, cell)| (key.clone(), cell.clone())).collect();
+        cells.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
         cells
     }
 }

@@ -10,6 +10,10 @@ pub struct Settings {
     pub checkpoint_bytes: usize,
     /// A checkpoint is due when a row has waited so long, in milliseconds.
     pub checkpoint_age_ms: u64,
+    /// Cells written to the tree in one step of the checkpointer.
+    pub checkpoint_step_cells: usize,
+    /// Bytes of overwritten rows that are kept in memory for a snapshot being written; more of them go into the tree.
+    pub snapshot_overlay_bytes: usize,
     /// Bytes of rows that are kept in memory for reads beside the memory table.
     pub row_cache_bytes: usize,
     /// The budget of the change log in bytes of framed events; 0 for no bound. A leader puts it into its entries, and
@@ -23,6 +27,8 @@ impl Default for Settings {
             memory_table_bytes: 64 << 20,
             checkpoint_bytes: 16 << 20,
             checkpoint_age_ms: 2_000,
+            checkpoint_step_cells: 1_024,
+            snapshot_overlay_bytes: 32 << 20,
             row_cache_bytes: 64 << 20,
             change_log_budget_bytes: 256 << 20,
         }

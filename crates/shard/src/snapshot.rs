@@ -24,6 +24,7 @@ use prost::Message;
 use crate::checkpointer::Stop;
 use crate::control::{Control, ControlImage};
 use crate::marker::Marker;
+use crate::preserved::{self, Preserved};
 use crate::slots::Slots;
 use crate::state_hash::StateHash;
 use crate::store::Inner;
@@ -37,15 +38,19 @@ const FRAME_LEN_MAX: u32 = 64 << 20;
 const PART_LEN_MAX: u64 = 4 << 30;
 /// How many cells are written between two looks at whether anybody still wants them.
 const CELLS_PER_LOOK: u64 = 4_096;
+/// After how many cells the store is told how far the scan is.
+const CELLS_PER_PASS: u64 = 64;
 
 /// The state as of one applied index, held still until it is written or dropped.
 ///
-/// While it is held, rows gather in the memory table up to its bound; then `room` waits.
+/// While it is held, apply and checkpoints go on: what they overwrite is put by for it (see `preserved`).
 #[derive(Debug)]
 pub struct PinnedSnapshot {
     store: Arc<Inner>,
     image: ControlImage,
     replaced: u64,
+    /// Counted since the store was opened.
+    pin: u64,
 }
 
 impl ShardStore {
@@ -70,10 +75,12 @@ impl ShardStore {
         duty.pinned = true;
         store.memory.write().freeze(control.marker());
         let (image, replaced) = (control.image(), store.replaced.load(Ordering::SeqCst));
+        let pin = store.pins.fetch_add(1, Ordering::SeqCst);
+        *store.preserved.lock() = Some(Preserved::new(pin, image.applied_index));
+        store.notify(&mut duty);
         drop(duty);
         drop(control);
-        store.changed.notify_all();
-        Ok(PinnedSnapshot { store, image, replaced })
+        Ok(PinnedSnapshot { store, image, replaced, pin })
     }
 
     /// Replaces the state by a snapshot's body; `index` is the snapshot's.
@@ -130,13 +137,10 @@ impl PinnedSnapshot {
         out.write_all(&end).and_then(|()| out.flush()).map_err(Error::writing)
     }
 
-    /// Waits until the tree is at the pinned index; there it rests until the pin is dropped.
+    /// Waits until the tree holds everything up to the pinned index. What comes after that is put by.
     fn wait_for_rows(&self) -> Result<(), Error> {
-        let mut duty = self.store.duty.lock();
-        while self.store.memory.read().oldest_frozen().is_some() && !duty.stopped {
-            self.store.changed.wait(&mut duty);
-        }
-        drop(duty);
+        let unwritten = || self.store.memory.read().oldest_frozen().is_some_and(|it| it.marker.index <= self.index());
+        drop(self.store.wait_while(|duty| !duty.stopped && unwritten()));
         self.check_wanted()
     }
 
@@ -165,47 +169,70 @@ impl PinnedSnapshot {
 
     fn write_cells(&self, out: &mut impl Write) -> Result<StateHash, Error> {
         let mut hash = StateHash::default();
-        for pair in self.store.tree.scan(&[]) {
-            if hash.cells() % CELLS_PER_LOOK == 0 {
+        for (place, pair) in (0_u64..).zip(self.store.tree.scan(&[])) {
+            if place % CELLS_PER_LOOK == 0 {
                 self.check_wanted()?;
             }
-            let verified = pair.map_err(Error::from).and_then(|(key, cell)| {
-                let digest = cell::verify(&key, &cell)?;
-                Ok((key, cell, digest))
-            });
-            let (key, cell, digest) = verified.inspect_err(|error| self.store.fail(error.clone()))?;
+            let pinned = pair.map_err(Error::from).and_then(|(key, read)| self.as_pinned(key, read));
+            let Some(Pinned { key, cell, digest }) = pinned.inspect_err(|error| self.store.fail(error.clone()))? else {
+                continue;
+            };
             hash.add(digest);
             for bytes in [&key, &cell] {
                 let len = u32::try_from(bytes.len()).expect("a cell is far below 4 GiB");
                 out.write_all(&len.to_le_bytes()).map_err(Error::writing)?;
                 out.write_all(bytes).map_err(Error::writing)?;
             }
+            if place % CELLS_PER_PASS == 0 {
+                self.store.pass(self.pin, key);
+            }
         }
         Ok(hash)
     }
+
+    /// What belongs into the snapshot of a pair that the scan read; `None` for nothing.
+    fn as_pinned(&self, key: Bytes, read: Bytes) -> Result<Option<Pinned>, Error> {
+        if preserved::is_spilled(&key) {
+            return Ok(None);
+        }
+        let Some(cell) = self.store.as_of_pin(self.pin, &key, read)? else { return Ok(None) };
+        let digest = cell::verify(&key, &cell)?;
+        Ok(Some(Pinned { key, cell, digest }))
+    }
+}
+
+/// A verified pair as of the pin.
+struct Pinned {
+    key: Bytes,
+    cell: Bytes,
+    digest: u128,
 }
 
 impl Drop for PinnedSnapshot {
     fn drop(&mut self) {
-        self.store.duty.lock().pinned = false;
-        self.store.changed.notify_all();
+        let mut duty = self.store.duty.lock();
+        duty.pinned = false;
+        let mut preserved = self.store.preserved.lock();
+        if preserved.as_ref().is_some_and(|preserved| preserved.is_of(self.pin)) {
+            *preserved = None;
+        }
+        drop(preserved);
+        self.store.notify(&mut duty);
     }
 }
 
 impl Inner {
     /// Loads the rows of a body in place of all there are.
     fn replace_rows(&self, control: Control, body: &mut impl Read) -> Result<(), Error> {
-        let mut duty = self.duty.lock();
-        duty.restoring = true;
-        while duty.writing {
-            self.changed.wait(&mut duty);
-        }
-        drop(duty);
+        // Keeps the checkpointer away until it is done.
+        let mut worker = self.worker.lock();
         // In this order: see `ShardStore::read`.
         *self.slots.write() = Arc::new(Slots::default());
         self.replaced.fetch_add(1, Ordering::SeqCst);
+        *self.preserved.lock() = None;
         self.memory.write().clear();
         let marker = Marker { index: control.applied_index, ..control.rows };
+        worker.replaced(marker.encode());
         let loaded = self.load_rows(&marker, body);
         // What readers cached meanwhile may be of the old rows.
         self.cache.clear();
@@ -216,8 +243,8 @@ impl Inner {
             }
             Err(error) => self.fail(error.clone()),
         }
-        self.duty.lock().restoring = false;
-        self.changed.notify_all();
+        drop(worker);
+        self.notify(&mut self.duty.lock());
         self.room.notify_waiters();
         loaded
     }

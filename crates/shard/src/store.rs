@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use granary_proto::internal::{ReadSegmentsResponse, ShardCommand, ShardReply};
@@ -13,11 +14,12 @@ use tokio::sync::Notify;
 
 use crate::apply::Apply;
 use crate::change_log::{ChangeLogStatus, OpenSegment, Pressure};
-use crate::checkpointer::{Duty, Running, Spawn, Stop, spawn_thread};
+use crate::checkpointer::{Drive, Duty, Running, Spawn, Step, Stop, Worker, spawn_thread};
 use crate::control::Control;
 use crate::dedup::Window;
 use crate::marker::Marker;
 use crate::memory_table::MemoryTable;
+use crate::preserved::{self, Preserved};
 use crate::row_cache::RowCache;
 use crate::slots::Slots;
 use crate::state_hash::StateHash;
@@ -56,6 +58,8 @@ pub struct Status {
     pub memory_table_bytes: usize,
     /// The bound for them.
     pub memory_table_bytes_max: usize,
+    /// Bytes of overwritten rows kept in memory for the snapshot being written.
+    pub snapshot_overlay_bytes: usize,
     /// Bytes of rows cached for reads.
     pub row_cache_bytes: usize,
     /// Why the store has failed: the replica must stop.
@@ -85,10 +89,17 @@ pub(crate) struct Inner {
     pub(crate) memory: RwLock<MemoryTable>,
     pub(crate) cache: RowCache,
     pub(crate) duty: Mutex<Duty>,
+    pub(crate) drive: Drive,
+    /// Held by whoever changes the tree.
+    pub(crate) worker: Mutex<Worker>,
+    /// What is put by for the pinned snapshot.
+    pub(crate) preserved: Mutex<Option<Preserved>>,
     /// Something about duty, failure or memory table has changed.
     pub(crate) changed: Condvar,
     /// There may be room again.
     pub(crate) room: Notify,
+    /// How many snapshots were pinned.
+    pub(crate) pins: AtomicU64,
     /// How often the rows were replaced as a whole.
     pub(crate) replaced: AtomicU64,
     failure: Mutex<Option<Error>>,
@@ -131,28 +142,27 @@ impl ShardStore {
         spawn: Spawn<'_>,
         window: Window,
     ) -> Result<Arc<Self>, Error> {
-        let rows = open_rows(tree.as_ref(), trust)?;
-        let inner = Arc::new(Inner {
-            settings,
-            window,
-            tree,
-            control: Mutex::new(Control { rows, ..Control::default() }),
-            slots: RwLock::default(),
-            change_log_bytes: AtomicU64::new(0),
-            memory: RwLock::default(),
-            cache: RowCache::new(settings.row_cache_bytes),
-            duty: Mutex::new(Duty { written_index: rows.index, ..Duty::default() }),
-            changed: Condvar::new(),
-            room: Notify::new(),
-            replaced: AtomicU64::new(0),
-            failure: Mutex::new(None),
-            failed: AtomicBool::new(false),
-            failed_now: Notify::new(),
-        });
+        let inner = Arc::new(Inner::open(tree, trust, settings, window, Drive::Thread)?);
         let running = Running(Arc::clone(&inner));
         spawn(Box::new(move || running.run()))
             .map_err(|error| Error::Engine(Arc::new(granary_store::Error::Io(error.to_string()))))?;
         Ok(Arc::new(Self { inner }))
+    }
+
+    /// [`Self::open`] without a thread: the checkpointer does something only in [`Self::step`], and in what waits for
+    /// it. For a simulation on one thread.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_stepped(tree: Arc<dyn Tree>, trust: TreeTrust, settings: Settings) -> Result<Arc<Self>, Error> {
+        let inner = Inner::open(tree, trust, settings, Window::OF_FORMAT, Drive::Steps)?;
+        Ok(Arc::new(Self { inner: Arc::new(inner) }))
+    }
+
+    /// Lets the checkpointer of a store opened by [`Self::open_stepped`] do one piece of work. `now` decides whether
+    /// rows have waited long enough.
+    pub fn step(&self, now: Instant) -> Step {
+        self.inner.step(Some(now))
     }
 
     /// Tells the index of the last entry that the Raft log holds at the start of the process. After a crash the rows
@@ -255,6 +265,7 @@ impl ShardStore {
             recent_writes: control.recent.len(),
             memory_table_bytes: inner.memory.read().bytes(),
             memory_table_bytes_max: inner.settings.memory_table_bytes,
+            snapshot_overlay_bytes: inner.preserved.lock().as_ref().map_or(0, Preserved::bytes),
             row_cache_bytes: inner.cache.bytes(),
             failure: inner.failure(),
         }
@@ -277,17 +288,15 @@ impl ShardStore {
         }
     }
 
-    /// Writes everything applied so far to the tree and returns when it is there. Waits while a snapshot is pinned.
+    /// Writes everything applied so far to the tree and returns when it is there.
     ///
     /// # Errors
     /// `Closed` or the store's failure.
     pub fn checkpoint(&self) -> Result<(), Error> {
         let wanted = self.inner.control.lock().applied_index;
         self.inner.want_checkpoint();
-        let mut duty = self.inner.duty.lock();
-        while !duty.stopped && duty.written_index < wanted && !self.inner.memory.read().is_empty() {
-            self.inner.changed.wait(&mut duty);
-        }
+        let unwritten = || !self.inner.memory.read().is_empty();
+        let duty = self.inner.wait_while(|duty| !duty.stopped && duty.written_index < wanted && unwritten());
         let stopped = duty.stopped;
         drop(duty);
         self.inner.check_usable()?;
@@ -312,17 +321,46 @@ impl Drop for ShardStore {
 }
 
 impl Inner {
+    fn open(
+        tree: Arc<dyn Tree>,
+        trust: TreeTrust,
+        settings: Settings,
+        window: Window,
+        drive: Drive,
+    ) -> Result<Self, Error> {
+        let rows = open_rows(tree.as_ref(), trust)?;
+        Ok(Self {
+            settings,
+            window,
+            tree,
+            control: Mutex::new(Control { rows, ..Control::default() }),
+            slots: RwLock::default(),
+            change_log_bytes: AtomicU64::new(0),
+            memory: RwLock::default(),
+            cache: RowCache::new(settings.row_cache_bytes),
+            duty: Mutex::new(Duty { written_index: rows.index, ..Duty::default() }),
+            drive,
+            worker: Mutex::new(Worker::new(rows.encode())),
+            preserved: Mutex::new(None),
+            changed: Condvar::new(),
+            room: Notify::new(),
+            pins: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
+            failure: Mutex::new(None),
+            failed: AtomicBool::new(false),
+            failed_now: Notify::new(),
+        })
+    }
+
     /// Ends the checkpointer and waits for its end.
     fn stop(&self, how: Stop) {
         let mut duty = self.duty.lock();
         if duty.stop == Stop::No {
             duty.stop = how;
         }
-        self.changed.notify_all();
-        while !duty.stopped {
-            self.changed.wait(&mut duty);
-        }
+        self.notify(&mut duty);
         drop(duty);
+        drop(self.wait_while(|duty| !duty.stopped));
         self.room.notify_waiters();
     }
 
@@ -338,9 +376,7 @@ impl Inner {
         }
         self.failed.store(true, Ordering::SeqCst);
         // Under the lock, so that nobody is between looking and waiting.
-        let duty = self.duty.lock();
-        self.changed.notify_all();
-        drop(duty);
+        self.notify(&mut self.duty.lock());
         self.failed_now.notify_waiters();
         self.room.notify_waiters();
     }
@@ -376,6 +412,7 @@ fn open_rows(tree: &dyn Tree, trust: TreeTrust) -> Result<Marker, Error> {
     if trust == (TreeTrust::Trusted { clean: true }) {
         return Ok(marker);
     }
+    preserved::remove_all_spilled(tree, &marker.encode())?;
     // The crash may have left a part of the next checkpoint behind the marker, up to an index unknown here.
     let mut hash = StateHash::default();
     for pair in tree.scan(&[]) {

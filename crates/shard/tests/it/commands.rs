@@ -25,6 +25,8 @@ pub(crate) const SETTINGS: Settings = Settings {
     checkpoint_bytes: 1 << 19,
     // Checkpoints only when asked for.
     checkpoint_age_ms: 3_600_000,
+    checkpoint_step_cells: 4,
+    snapshot_overlay_bytes: 1 << 20,
     row_cache_bytes: 64 * 2_000,
     change_log_budget_bytes: BUDGET,
 };

@@ -4,5 +4,6 @@ mod commands;
 mod concurrency;
 mod damage;
 mod limits;
+mod pinned;
 mod replay;
 mod tree;

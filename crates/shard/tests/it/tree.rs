@@ -1,6 +1,8 @@
-//! A tree in memory that can tear a write, hold it up, and be damaged.
+//! A tree in memory that can tear a write, hold it up, be damaged, and let something happen in the middle of a scan.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use granary_store::{Error, Pairs, Tree};
@@ -10,21 +12,62 @@ use parking_lot::{Condvar, Mutex};
 struct State {
     pairs: BTreeMap<Bytes, Bytes>,
     marker: Option<Bytes>,
-    /// The next write stops after so many pairs, as a crash would stop it.
+    /// Writes stop after so many more pairs and markers, as a crash would stop them.
     tear_after: Option<usize>,
     held: bool,
 }
 
-#[derive(Debug, Default)]
+impl State {
+    /// Fails when the next pair or marker is the one that a crash prevents.
+    fn tear(&mut self) -> Result<(), Error> {
+        match &mut self.tear_after {
+            Some(0) => Err(Error::Io("torn".to_owned())),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+type ScanHook = Box<dyn FnMut(usize) + Send>;
+
+#[derive(Default)]
 pub(crate) struct TestTree {
     state: Mutex<State>,
     released: Condvar,
+    /// Called before a scan goes on, with how many pairs it gave; not in a scan that the hook begins.
+    on_scan: Mutex<Option<ScanHook>>,
+}
+
+impl fmt::Debug for TestTree {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TestTree").field("state", &self.state).finish_non_exhaustive()
+    }
 }
 
 impl TestTree {
-    /// The next write stops after `pairs` pairs and fails.
+    /// Writes fail from the pair or marker on that comes after `pairs` more of them.
     pub(crate) fn tear_after(&self, pairs: usize) {
         self.state.lock().tear_after = Some(pairs);
+    }
+
+    /// Lets something happen in the middle of scans.
+    pub(crate) fn on_scan(&self, hook: impl FnMut(usize) + Send + 'static) {
+        *self.on_scan.lock() = Some(Box::new(hook));
+    }
+
+    pub(crate) fn forget_scan_hook(&self) {
+        *self.on_scan.lock() = None;
+    }
+
+    fn scanned(&self, pairs: usize) {
+        let hook = self.on_scan.lock().take();
+        if let Some(mut hook) = hook {
+            hook(pairs);
+            *self.on_scan.lock() = Some(hook);
+        }
     }
 
     /// Writes wait until [`Self::release`].
@@ -63,32 +106,25 @@ impl Tree for TestTree {
 
     fn write(&self, pairs: &mut dyn Iterator<Item = (Bytes, Option<Bytes>)>, marker: &[u8]) -> Result<(), Error> {
         let mut last_key = Bytes::new();
-        let mut written = 0;
         loop {
             // A lock a pair: readers come in between, as with a real engine.
             let mut state = self.state.lock();
             while state.held {
                 self.released.wait(&mut state);
             }
-            if state.tear_after == Some(written) {
-                return Err(Error::Io("torn".to_owned()));
-            }
             drop(state);
             let Some((key, value)) = pairs.next() else { break };
             assert!(key > last_key, "pairs come in key order");
             last_key = key.clone();
             let mut state = self.state.lock();
+            state.tear()?;
             match value {
                 Some(value) => state.pairs.insert(key, value),
                 None => state.pairs.remove(&key),
             };
-            written += 1;
         }
         let mut state = self.state.lock();
-        // Fewer pairs than asked for: torn between the last pair and the marker.
-        if state.tear_after.is_some() {
-            return Err(Error::Io("torn".to_owned()));
-        }
+        state.tear()?;
         state.marker = Some(Bytes::copy_from_slice(marker));
         Ok(())
     }
@@ -100,14 +136,17 @@ impl Tree for TestTree {
         Ok(state.marker.clone())
     }
 
+    /// Pair by pair: what is written meanwhile is seen, as with a real engine.
     fn scan(&self, from: &[u8]) -> Pairs<'_> {
-        let state = self.state.lock();
-        let pairs: Vec<_> = state
-            .pairs
-            .range(Bytes::copy_from_slice(from)..)
-            .map(|(key, value)| (key.clone(), value.clone()))
-            .collect();
-        Box::new(pairs.into_iter().map(Ok))
+        let mut after = Bound::Included(Bytes::copy_from_slice(from));
+        let mut given = 0;
+        Box::new(std::iter::from_fn(move || {
+            self.scanned(given);
+            let state = self.state.lock();
+            let (key, value) = state.pairs.range((after.clone(), Bound::Unbounded)).next()?;
+            (after, given) = (Bound::Excluded(key.clone()), given + 1);
+            Some(Ok((key.clone(), value.clone())))
+        }))
     }
 
     fn clear(&self) -> Result<(), Error> {
