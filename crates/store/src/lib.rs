@@ -68,7 +68,8 @@ pub trait Tree: Send + Sync + fmt::Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     /// Puts or (with `None`) removes the pairs, which come in key order, and then the marker. After a crash of the
-    /// process either the marker is there and with it every pair, or a part of the pairs may be there alone.
+    /// process either the marker is there and with it every pair, or a part of the pairs may be there alone; and
+    /// nothing of a write is there without all of the writes before it.
     ///
     /// # Errors
     /// `Corrupt` or `Io`.
