@@ -3,12 +3,17 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use fjall::{Keyspace, KeyspaceCreateOptions, LsmError, PersistMode};
 use granary_store::Error;
 use granary_store::chunked::Chunk;
 use granary_store::disk::{Database, MARKER_KEY};
+use parking_lot::Mutex;
+
+use crate::Settings;
 
 /// A batch is held in memory twice while it is committed, and readers see it at once: no bound of correctness.
 const BATCH_BYTES_MAX: usize = 4 << 20;
@@ -18,12 +23,24 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 pub(crate) struct FjallDatabase {
     db: fjall::Database,
     lock: PathBuf,
-    memtable_bytes: u64,
+    settings: Settings,
+    synced_at: Arc<Mutex<Option<Instant>>>,
 }
 
 impl FjallDatabase {
-    pub(crate) fn new(db: fjall::Database, database: &Path, memtable_bytes: u64) -> Self {
-        Self { db, lock: database.join("lock"), memtable_bytes }
+    pub(crate) fn new(db: fjall::Database, database: &Path, settings: Settings) -> Self {
+        Self { db, lock: database.join("lock"), settings, synced_at: Arc::default() }
+    }
+
+    /// How far the next write is to go: mostly to the operating system, now and then to the disk.
+    fn persist_mode(&self) -> PersistMode {
+        let now = Instant::now();
+        let mut synced_at = self.synced_at.lock();
+        if synced_at.is_some_and(|at| now.duration_since(at) < self.settings.sync_every) {
+            return PersistMode::Buffer;
+        }
+        *synced_at = Some(now);
+        PersistMode::SyncData
     }
 }
 
@@ -31,7 +48,7 @@ impl Database for FjallDatabase {
     type Tree = Keyspace;
 
     fn open_tree(&self, name: &str) -> Result<Keyspace, Error> {
-        let options = || KeyspaceCreateOptions::default().max_memtable_size(self.memtable_bytes);
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(self.settings.memtable_bytes);
         self.db.keyspace(name, options).map_err(told)
     }
 
@@ -68,7 +85,7 @@ impl Database for FjallDatabase {
         }
         // Journals are read back in order up to the first that is torn: the marker is there only if all before it is.
         batch.insert(tree, MARKER_KEY, marker);
-        batch.durability(Some(PersistMode::SyncData)).commit().map_err(told)
+        batch.durability(Some(self.persist_mode())).commit().map_err(told)
     }
 
     fn scan(tree: &Keyspace, from: &[u8], chunk: &mut Chunk) -> Result<(), Error> {

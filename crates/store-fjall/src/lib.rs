@@ -4,7 +4,7 @@
 //! each block. As with every engine here it keeps a rebuildable copy, and [`granary_store::disk`] stands around it. It
 //! differs from sled in this:
 //!
-//! - A batch is whole or absent, and the marker is in the last batch of a write, which is fsynced.
+//! - A batch is whole or absent, and the marker is in the last batch of a write. Now and then a write is fsynced.
 //! - After a power cut it was seen to come up with an earlier state that is whole, or to refuse (docs/engines.md). So its
 //!   trees are offered as [`Trust::PowerCut`]; whether they are taken is decided by the shard's scan, which adds up every
 //!   row, and by the newest snapshot, which they must not be older than.
@@ -31,13 +31,20 @@ pub struct Settings {
     pub cache_capacity_bytes: u64,
     /// The bound of each replica's memtable; up to five of them wait to be written out.
     pub memtable_bytes: u64,
+    /// A write is fsynced when so much time has passed since the last one that was: about what a power cut loses.
+    pub sync_every: Duration,
     /// How long opening may take before the directory is given up. fjall reads its journals back, at most 512 MiB.
     pub open_limit: Duration,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache_capacity_bytes: 256 << 20, memtable_bytes: 32 << 20, open_limit: Duration::from_secs(60) }
+        Self {
+            cache_capacity_bytes: 256 << 20,
+            memtable_bytes: 32 << 20,
+            sync_every: Duration::from_millis(500),
+            open_limit: Duration::from_secs(60),
+        }
     }
 }
 

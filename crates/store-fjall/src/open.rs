@@ -26,7 +26,7 @@ impl Kind for Fjall<'_> {
         let (path, settings) = (database.to_owned(), self.0.clone());
         Box::new(move || {
             let opened = fjall::Database::builder(&path).cache_size(settings.cache_capacity_bytes).open();
-            opened.map(|db| FjallDatabase::new(db, &path, settings.memtable_bytes)).map_err(|error| match error {
+            opened.map(|db| FjallDatabase::new(db, &path, settings)).map_err(|error| match error {
                 fjall::Error::Io(error) if is_of_the_machine(&error) => Failure::Machine(error),
                 fjall::Error::Storage(fjall::LsmError::Io(error)) if is_of_the_machine(&error) => {
                     Failure::Machine(error)

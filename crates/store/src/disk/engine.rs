@@ -178,7 +178,8 @@ impl<D: Database> Tree for DiskTree<D> {
                 debug_assert!(key.first().is_some_and(|first| *first != MARKER_KEY[0]), "the port reserves such keys");
             });
             database.write(tree, &mut checked, marker)
-        })
+        })?;
+        self.health.wrote()
     }
 
     fn marker(&self) -> Result<Option<Bytes>, Error> {

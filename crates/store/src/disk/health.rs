@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::contain;
 use super::place::Place;
@@ -14,12 +15,13 @@ pub struct Health {
     engine: &'static str,
     place: Place,
     condemned: OnceLock<String>,
+    stands: AtomicBool,
 }
 
 impl Health {
     /// The health of an engine that opened well.
     pub fn new(engine: &'static str, place: Place) -> Self {
-        Self { engine, place, condemned: OnceLock::new() }
+        Self { engine, place, condemned: OnceLock::new(), stands: AtomicBool::new(false) }
     }
 
     /// Runs a call into the engine and contains its panic. The first sign of damage, a panic or `Corrupt`, condemns
@@ -33,6 +35,17 @@ impl Health {
             Ok(Err(Error::Corrupt(why))) | Err(why) => Err(self.condemn(why)),
             Ok(told) => told,
         }
+    }
+
+    /// Tells that a tree was written.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn wrote(&self) -> Result<(), Error> {
+        if self.stands.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.place.stands().map_err(|error| Error::Io(error.to_string()))
     }
 
     /// # Errors
@@ -90,5 +103,29 @@ mod tests {
             panic!("a condemned directory may be opened");
         };
         assert!(why.contains("Uninitialized"), "{why}");
+    }
+
+    #[test]
+    fn a_directory_that_ends_every_process_is_given_up() {
+        let parent = tempfile::tempdir().expect("temp dir");
+        let dir = parent.path().join("engine");
+        drop(Place::lock(&dir).expect("free").create().expect("new"));
+        let start = || {
+            let place = Place::lock(&dir).expect("free");
+            let left = place.judge().expect("lists");
+            place.begin().expect("writes");
+            (Health::new("fjall", place), left)
+        };
+        for _ in 0..2 {
+            // The first of these counts the process that made it, or the one that wrote it and ended.
+            (0..4).for_each(|_| assert!(matches!(start().1, Left::InUse { .. })));
+            let (health, left) = start();
+            let Left::Unusable(why) = left else { panic!("{left:?}") };
+            assert!(why.contains("processes have ended over it"), "{why}");
+            health.wrote().expect("removes");
+            health.wrote().expect("nothing to do");
+            drop(health);
+            assert!(matches!(start().1, Left::InUse { .. }));
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! <parent>/<name>/clean          there between a clean stop and the next open
 //! <parent>/<name>/boot_id        the boot of the machine in which it was opened last
 //! <parent>/<name>/condemned      found damaged, and how
+//! <parent>/<name>/starts         how often it was opened since it was last written, or closed
 //! <parent>/<name>.untrusted-<n>/ moved aside; only the newest is kept
 //! ```
 //!
@@ -22,6 +23,10 @@ use super::Error;
 const CLEAN: &str = "clean";
 const BOOT_ID: &str = "boot_id";
 const CONDEMNED: &str = "condemned";
+const STARTS: &str = "starts";
+/// So many processes may end after they opened it and before they wrote it: an engine may abort the process over damage,
+/// which nobody can contain, and the next one would go the same way.
+const STARTS_MAX: u32 = 5;
 const DATABASE: &str = "db-";
 const UNTRUSTED: &str = "untrusted-";
 const LOCK: &str = "lock";
@@ -96,6 +101,9 @@ impl Place {
         let Some(number) = names.iter().filter_map(|name| number(name, DATABASE)).max() else {
             return Ok(Left::Unusable("there is no database in it".into()));
         };
+        if self.starts() >= STARTS_MAX {
+            return Ok(Left::Unusable(format!("{STARTS_MAX} processes have ended over it before they wrote anything")));
+        }
         let database = self.database(number);
         if names.iter().any(|name| name == CLEAN) {
             return Ok(Left::Closed(database));
@@ -110,9 +118,22 @@ impl Place {
     /// # Errors
     /// `Io`.
     pub fn begin(&self) -> Result<(), Error> {
+        self.write(STARTS, (self.starts() + 1).to_string().as_bytes())?;
         self.write(BOOT_ID, boot_id().unwrap_or_default().as_bytes())?;
         remove_if_there(&self.dir.join(CLEAN))?;
         sync_dir(&self.dir)
+    }
+
+    /// Tells that the database was opened and written: it is not what ends the process.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn stands(&self) -> Result<(), Error> {
+        remove_if_there(&self.dir.join(STARTS))
+    }
+
+    fn starts(&self) -> u32 {
+        fs::read_to_string(self.dir.join(STARTS)).ok().and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     /// Makes the directory of a new database, as in use.
@@ -149,6 +170,7 @@ impl Place {
     /// `Io`.
     pub fn mark_clean(&self, database: &Path) -> Result<(), Error> {
         sync_all(database)?;
+        self.stands()?;
         sync_dir(&self.dir)?;
         self.write(CLEAN, b"")
     }
