@@ -2,6 +2,7 @@
 //!
 //! | module | story |
 //! |---|---|
+//! | `engine` | which engine the rows are in, and how a node changes it |
 //! | [`identity`] | who this disk is: fsynced before the first vote, never given out twice |
 //! | [`bootstrap`] | how empty seeds become a cluster, and how a node finds the one it belongs to |
 //! | [`meta`] | the meta group's replica: catalog in, catalog out to whoever watches |
@@ -14,6 +15,7 @@
 //! of a committed entry), LIN-1 (reads wait for a read index), ST-1 (state that cannot be trusted is rebuilt).
 
 pub mod bootstrap;
+mod engine;
 pub mod freshness;
 pub mod group_commit;
 pub mod identity;

@@ -12,10 +12,6 @@ use granary_proto::convert::u128_to_wire;
 use granary_proto::internal::{self, meta_client::MetaClient, meta_command::Command, meta_reply};
 use granary_proto::internal::{change_log_server::ChangeLogServer, meta_server::MetaServer, shard_server::ShardServer};
 use granary_proto::{DESCRIPTORS, MESSAGE_LEN_MAX};
-use granary_shard::TreeTrust;
-use granary_store::Engine;
-use granary_store::memory::MemoryEngine;
-use granary_store_sled::Trust;
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use parking_lot::Mutex;
 use prost::Message;
@@ -32,7 +28,7 @@ use crate::services::change_log::ChangeLogService;
 use crate::services::meta::{Member, MetaReplica, MetaService};
 use crate::services::shard::ShardService;
 use crate::supervisor::{Replicas, Supervisor};
-use crate::{EngineKind, Metrics, Settings};
+use crate::{Metrics, Settings, engine};
 
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -50,7 +46,7 @@ pub enum Error {
     },
     /// The engine.
     #[error("open engine")]
-    Engine(#[from] granary_store_sled::Error),
+    Engine(#[from] granary_store::disk::Error),
     /// The meta group.
     #[error("start the meta group")]
     Consensus(#[from] granary_consensus::Error),
@@ -78,9 +74,7 @@ pub struct Node {
 /// What is opened before the node talks to anybody.
 struct Opened {
     identity: Arc<Mutex<Identity>>,
-    engine: Arc<dyn Engine>,
-    trust: TreeTrust,
-    rebuilt_because: Option<String>,
+    engine: engine::Opened,
 }
 
 impl Node {
@@ -135,7 +129,7 @@ impl Node {
         });
         let meta_group = meta.as_ref().map(|meta| meta.group.clone());
         start.follow_catalog(meta.as_ref(), publish);
-        let engine = opened.engine.name();
+        let engine = opened.engine.engine.name();
         member.set(Member { node, meta, catalog: catalog.clone(), engine }).expect("set once, here");
         platform.spawn(TaskKind::Request, "assign-founders", async move { bootstrap.assign_others().await });
         start.register(opened.identity.lock().uuid());
@@ -228,27 +222,10 @@ async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error>
     let identity = Identity::open(&settings.data_dir, platform.fresh_id())
         .map_err(|source| Error::Identity { path: settings.data_dir.clone(), source })?;
     let identity = Arc::new(Mutex::new(identity));
-    let (engine, trust, rebuilt_because): (Arc<dyn Engine>, _, _) = match settings.engine {
-        EngineKind::Memory => (Arc::new(MemoryEngine::new()), TreeTrust::Untrusted, None),
-        EngineKind::Sled => {
-            let (dir, cache) = (settings.data_dir.join("sled"), settings.sled_cache_bytes);
-            let settings = granary_store_sled::Settings { cache_capacity_bytes: cache, ..Default::default() };
-            let opened = platform
-                .blocking(move || granary_store_sled::open(&dir, &settings))
-                .await
-                .expect("opening contains sled's panics")?;
-            match opened.trust {
-                Trust::Clean => (opened.engine, TreeTrust::Trusted { clean: true }, None),
-                Trust::SameBootCrash => (opened.engine, TreeTrust::Trusted { clean: false }, None),
-                Trust::Fresh => (opened.engine, TreeTrust::Untrusted, None),
-                Trust::Rebuilt { why } => {
-                    tracing::warn!(%why, "the engine's directory is not trusted, replicas are rebuilt");
-                    (opened.engine, TreeTrust::Untrusted, Some(why))
-                }
-            }
-        }
-    };
-    Ok(Opened { identity, engine, trust, rebuilt_because })
+    let settings = settings.clone();
+    let engine =
+        platform.blocking(move || engine::open(&settings)).await.expect("opening contains the engine's panics")?;
+    Ok(Opened { identity, engine })
 }
 
 async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusService) -> Routes {
@@ -430,9 +407,9 @@ impl Start {
             cluster: self.cluster,
             node: self.node,
             identity: opened.identity,
-            engine: opened.engine,
-            trust: opened.trust,
-            rebuilt_because: opened.rebuilt_because,
+            engine: opened.engine.engine,
+            trust: opened.engine.trust,
+            rebuilt_because: opened.engine.rebuilt_because,
             peers: self.peers,
             consensus: self.consensus,
             replicas,
