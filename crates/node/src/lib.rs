@@ -2,6 +2,7 @@
 //!
 //! | module | story |
 //! |---|---|
+//! | `engine` | which engine the rows are in, and how a node changes it |
 //! | [`identity`] | who this disk is: fsynced before the first vote, never given out twice |
 //! | [`bootstrap`] | how empty seeds become a cluster, and how a node finds the one it belongs to |
 //! | [`meta`] | the meta group's replica: catalog in, catalog out to whoever watches |
@@ -15,6 +16,7 @@
 
 pub mod bootstrap;
 mod comparison;
+mod engine;
 pub mod freshness;
 pub mod group_commit;
 pub mod identity;

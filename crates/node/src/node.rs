@@ -15,10 +15,6 @@ use granary_proto::internal::{
     shard_server::ShardServer,
 };
 use granary_proto::{DESCRIPTORS, MESSAGE_LEN_MAX};
-use granary_shard::TreeTrust;
-use granary_store::Engine;
-use granary_store::memory::MemoryEngine;
-use granary_store_sled::Trust;
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use parking_lot::Mutex;
 use prost::Message;
@@ -36,7 +32,7 @@ use crate::services::meta::{Member, MetaReplica, MetaService};
 use crate::services::replica::ReplicaService;
 use crate::services::shard::ShardService;
 use crate::supervisor::{Replicas, Supervisor};
-use crate::{EngineKind, Metrics, Settings};
+use crate::{Metrics, Settings, engine};
 
 const RETRY: Duration = Duration::from_millis(300);
 
@@ -54,7 +50,7 @@ pub enum Error {
     },
     /// The engine.
     #[error("open engine")]
-    Engine(#[from] granary_store_sled::Error),
+    Engine(#[from] granary_store::disk::Error),
     /// The meta group.
     #[error("start the meta group")]
     Consensus(#[from] granary_consensus::Error),
@@ -105,9 +101,7 @@ pub struct Node {
 /// What is opened before the node talks to anybody.
 struct Opened {
     identity: Arc<Mutex<Identity>>,
-    engine: Arc<dyn Engine>,
-    trust: TreeTrust,
-    rebuilt_because: Option<String>,
+    engine: engine::Opened,
 }
 
 impl Node {
@@ -162,7 +156,7 @@ impl Node {
         });
         let meta_group = meta.as_ref().map(|meta| meta.group.clone());
         start.follow_catalog(meta.as_ref(), publish);
-        let engine = opened.engine.name();
+        let engine = opened.engine.engine.name();
         member.set(Member { node, meta, catalog: catalog.clone(), engine }).expect("set once, here");
         platform.spawn(TaskKind::Request, "assign-founders", async move { bootstrap.assign_others().await });
         start.register(opened.identity.lock().uuid());
@@ -269,43 +263,10 @@ async fn open(settings: &Settings, platform: &Platform) -> Result<Opened, Error>
     let identity = Identity::open(&settings.data_dir, platform.fresh_id())
         .map_err(|source| Error::Identity { path: settings.data_dir.clone(), source })?;
     let identity = Arc::new(Mutex::new(identity));
-    if let Some(simulated) = &settings.simulated {
-        let (engine, trust) = (Arc::clone(&simulated.engine), simulated.trust);
-        return Ok(Opened { identity, engine, trust, rebuilt_because: None });
-    }
-    let (engine, trust, rebuilt_because): (Arc<dyn Engine>, _, _) = match settings.engine {
-        EngineKind::Memory => (Arc::new(MemoryEngine::new()), TreeTrust::Untrusted, None),
-        EngineKind::Sled => {
-            let (dir, cache) = (settings.data_dir.join("sled"), settings.sled_cache_bytes);
-            let settings = granary_store_sled::Settings { cache_capacity_bytes: cache, ..Default::default() };
-            let opened = platform
-                .blocking(move || granary_store_sled::open(&dir, &settings))
-                .await
-                .expect("opening contains sled's panics")?;
-            match opened.trust {
-                Trust::Clean => (opened.engine, TreeTrust::Trusted { clean: true }, None),
-                Trust::SameBootCrash => (opened.engine, TreeTrust::Trusted { clean: false }, None),
-                Trust::Fresh => (opened.engine, TreeTrust::Untrusted, None),
-                Trust::Rebuilt { why } => {
-                    tracing::warn!(%why, "the engine's directory is not trusted, replicas are rebuilt");
-                    (opened.engine, TreeTrust::Untrusted, Some(why))
-                }
-            }
-        }
-    };
-    let rebuilt_because = rebuilt_because.or_else(|| engine_was_missing(settings, trust));
-    Ok(Opened { identity, engine, trust, rebuilt_because })
-}
-
-/// Said of an engine that begins empty under replicas that were here before: somebody took its directory away.
-fn engine_was_missing(settings: &Settings, trust: TreeTrust) -> Option<String> {
-    let on_disk = settings.engine != EngineKind::Memory && trust == TreeTrust::Untrusted;
-    let replicas = || std::fs::read_dir(settings.data_dir.join("shards")).is_ok_and(|mut dirs| dirs.next().is_some());
-    (on_disk && replicas()).then(|| {
-        let why = "the engine's directory was missing";
-        tracing::warn!(why, "replicas are rebuilt from snapshot and Raft log");
-        why.to_owned()
-    })
+    let settings = settings.clone();
+    let engine =
+        platform.blocking(move || engine::open(&settings)).await.expect("opening contains the engine's panics")?;
+    Ok(Opened { identity, engine })
 }
 
 async fn routes(meta: MetaService, shard: ShardService, consensus: ConsensusService) -> Routes {
@@ -502,9 +463,9 @@ impl Start {
             cluster: self.cluster,
             node: self.node,
             identity: opened.identity,
-            engine: opened.engine,
-            trust: opened.trust,
-            rebuilt_because: opened.rebuilt_because,
+            engine: opened.engine.engine,
+            trust: opened.engine.trust,
+            rebuilt_because: opened.engine.rebuilt_because,
             peers: self.peers,
             consensus: self.consensus,
             replicas,

@@ -115,11 +115,15 @@ impl Replica {
         let platform = platform.child();
         let (shard, dir) = (parts.spec.group, parts.spec.dir.clone());
         let machine = Arc::new(ShardMachine(Arc::clone(&parts.store)));
-        let group =
-            Group::start_on(settings.logs(), parts.spec, settings.consensus.clone(), machine, Arc::clone(&peers), platform.clone())
-                .await?;
-        // Replay must pass what was applied before a crash until the state hash can be compared with others'.
-        parts.store.comparable_from(group.status().last_log);
+        let group = Group::start_on(
+            settings.logs(),
+            parts.spec,
+            settings.consensus.clone(),
+            machine,
+            Arc::clone(&peers),
+            platform.clone(),
+        )
+        .await?;
         let queue =
             WriteQueue::start(&platform, group.clone(), Arc::clone(&parts.store), settings, Arc::clone(&metrics));
         let replica = Arc::new(Self {

@@ -14,6 +14,8 @@ pub enum EngineKind {
     /// sled, on disk.
     #[default]
     Sled,
+    /// fjall, on disk.
+    Fjall,
     /// In memory: for simulation and tests. Rows are rebuilt from snapshot and Raft log at every start.
     Memory,
 }
@@ -48,6 +50,8 @@ pub struct Settings {
     pub simulated: Option<Simulated>,
     /// sled's page cache, for the whole node.
     pub sled_cache_bytes: u64,
+    /// fjall's block cache, for the whole node.
+    pub fjall_cache_bytes: u64,
     /// Each replica's store.
     pub shard: granary_shard::Settings,
     /// Each replica's Raft group.
@@ -83,6 +87,7 @@ impl Settings {
             engine: EngineKind::default(),
             simulated: None,
             sled_cache_bytes: 256 << 20,
+            fjall_cache_bytes: 256 << 20,
             shard: granary_shard::Settings::default(),
             consensus: granary_consensus::Settings::default(),
             seal_interval: Duration::from_millis(500),

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::MutexGuard;
 
+use crate::marker::{Announced, Marker};
 use crate::memory_table::Frozen;
 use crate::store::Inner;
 use crate::{Error, preserved};
@@ -92,20 +93,20 @@ pub(crate) struct Worker {
     /// When rows will have waited long enough.
     old_at: Option<Instant>,
     writing: Option<Writing>,
-    /// The marker in the tree: what is written before a checkpoint is whole is written under it.
-    pub(crate) marker: Vec<u8>,
+    /// What the rows in the tree are. In the middle of a checkpoint: as after the last part.
+    pub(crate) marker: Marker,
     /// Cells put by for a snapshot may be left in the tree.
     pub(crate) untidy: bool,
     ended: bool,
 }
 
 impl Worker {
-    pub(crate) fn new(marker: Vec<u8>) -> Self {
+    pub(crate) fn new(marker: Marker) -> Self {
         Self { old_at: None, writing: None, marker, untidy: false, ended: false }
     }
 
     /// Forgets the checkpoint under way: the rows were replaced.
-    pub(crate) fn replaced(&mut self, marker: Vec<u8>) {
+    pub(crate) fn replaced(&mut self, marker: Marker) {
         (self.writing, self.marker, self.untidy) = (None, marker, false);
     }
 }
@@ -312,11 +313,21 @@ impl Inner {
         let part = &writing.cells[writing.done..end];
         preserved::before_writing(self, worker, &writing.frozen.marker, part)?;
         let whole = end == writing.cells.len();
+        let announced = Announced::of(&*self.tree, part)?;
+        // Before any of it is written: what a crash leaves of this part may hold entries up to there, and nobody else
+        // could tell, for the Raft log's own end may be lost.
+        worker.marker.comparable_from = worker.marker.comparable_from.max(writing.frozen.marker.index);
+        self.tree.write(&mut std::iter::empty(), &worker.marker.announcing(&announced))?;
+        worker.marker.hash = announced.applied_to(worker.marker.hash);
         if whole {
-            worker.marker = writing.frozen.marker.encode();
+            // What apply accounted for cell by cell; the tree under it may have lost some since.
+            if worker.marker.hash != writing.frozen.marker.hash {
+                return Err(Error::corrupt("rows do not add up to what apply accounted for", &[]));
+            }
+            worker.marker = writing.frozen.marker;
         }
         let mut pairs = part.iter().map(|(key, cell)| (key.clone(), Some(cell.clone())));
-        self.tree.write(&mut pairs, &worker.marker)?;
+        self.tree.write(&mut pairs, &worker.marker.encode())?;
         // The cache first, then the memory table: see `row_cache`.
         for (key, cell) in part {
             self.cache.put(key.clone(), cell.clone());

@@ -33,7 +33,7 @@ impl Control {
         Marker { index: self.rows.index.max(self.applied_index), ..self.rows }
     }
 
-    /// The entry to which the rows may be ahead, in places at least; `u64::MAX` when it is not known yet.
+    /// The entry to which the rows may be ahead, in places at least.
     pub(crate) fn rows_ahead_to(&self) -> u64 {
         self.rows.index.max(self.rows.comparable_from)
     }

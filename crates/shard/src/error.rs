@@ -57,7 +57,7 @@ pub enum Error {
     Replaying {
         /// The last entry applied.
         applied: u64,
-        /// The entry to which the rows are ahead; `u64::MAX` when it is not known yet.
+        /// The entry to which the rows are ahead.
         ahead_to: u64,
     },
     /// There is a pinned snapshot already; one at a time.

@@ -156,7 +156,7 @@ pub(crate) fn before_writing(
 fn spill(store: &Inner, worker: &mut Worker, pin: u64, cells: BTreeMap<Bytes, Option<Bytes>>) -> Result<(), Error> {
     worker.untidy = true;
     let mut pairs = cells.iter().map(|(key, cell)| (spill_key(pin, key), Some(spill_value(cell.as_ref()))));
-    store.tree.write(&mut pairs, &worker.marker)?;
+    store.tree.write(&mut pairs, &worker.marker.encode())?;
     if let Some(preserved) = store.preserved.lock().as_mut().filter(|preserved| preserved.pin == pin) {
         preserved.spilled = true;
         preserved.cells.clear();
@@ -191,7 +191,7 @@ impl Inner {
 
     /// Removes some of the spilled cells; only while nothing is pinned.
     pub(crate) fn tidy(&self, worker: &mut Worker) -> Result<(), Error> {
-        worker.untidy = remove_spilled(&*self.tree, &worker.marker)? > 0;
+        worker.untidy = remove_spilled(&*self.tree, &worker.marker.encode())? > 0;
         Ok(())
     }
 }

@@ -244,7 +244,7 @@ impl Inner {
         *self.preserved.lock() = None;
         self.memory.write().clear();
         let marker = Marker { index: control.applied_index, ..control.rows };
-        worker.replaced(marker.encode());
+        worker.replaced(marker);
         let loaded = self.load_rows(&marker, body);
         // What readers cached meanwhile may be of the old rows.
         self.cache.clear();

@@ -17,21 +17,21 @@ use crate::change_log::{ChangeLogStatus, OpenSegment, Pressure};
 use crate::checkpointer::{Drive, Duty, Running, Spawn, Step, Stop, Worker, spawn_thread};
 use crate::control::Control;
 use crate::dedup::Window;
-use crate::marker::Marker;
+use crate::marker::{Marker, Proof};
 use crate::memory_table::MemoryTable;
 use crate::preserved::{self, Preserved};
 use crate::row_cache::RowCache;
 use crate::sample::{Sample, Samples};
 use crate::slots::Slots;
-use crate::state_hash::StateHash;
-use crate::{Error, Settings, cell};
+use crate::{Error, Settings};
 
 /// How far what a tree holds may be trusted (ST-1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TreeTrust {
-    /// After a clean stop, or after a crash of the process in the same boot of the machine.
+    /// As far as the scan at the start proves it: after a clean stop, a crash of the process in the same boot of the
+    /// machine, or a power cut that the engine survives.
     Trusted {
-        /// It was a clean stop: the marker speaks for every row. Otherwise the rows are scanned at the start.
+        /// It was a clean stop. Otherwise the rows may hold parts of entries after the marker.
         clean: bool,
     },
     /// After anything else: the tree is emptied.
@@ -114,10 +114,10 @@ impl ShardStore {
     /// Opens the store over a tree that nobody else writes, and starts its checkpointer. The control state is that of
     /// a shard that never applied anything: restore the newest snapshot, if there is one, and replay the Raft log.
     ///
-    /// Takes a scan of the whole tree after an unclean stop.
+    /// Takes a scan of the whole tree, which proves that every row is there as the marker says.
     ///
     /// # Errors
-    /// `Corrupt` when a trusted tree fails a checksum: open it again as untrusted. `Engine`.
+    /// `Corrupt` when a trusted tree is not proved: open it again as untrusted. `Engine`.
     pub fn open(tree: Arc<dyn Tree>, trust: TreeTrust, settings: Settings) -> Result<Arc<Self>, Error> {
         Self::open_with(tree, trust, settings, &spawn_thread)
     }
@@ -166,16 +166,6 @@ impl ShardStore {
     /// rows have waited long enough.
     pub fn step(&self, now: Instant) -> Step {
         self.inner.step(Some(now))
-    }
-
-    /// Tells the index of the last entry that the Raft log holds at the start of the process. After a crash the rows
-    /// may hold parts of entries up to it, and the state hash is told only from there on. To be called once, after
-    /// opening.
-    pub fn comparable_from(&self, index: u64) {
-        let rows = &mut self.inner.control.lock().rows;
-        if rows.comparable_from == u64::MAX {
-            rows.comparable_from = index;
-        }
     }
 
     /// Applies a committed entry, an encoded `ShardCommand`, and returns the encoded `ShardReply`. An entry at or
@@ -358,7 +348,7 @@ impl Inner {
             cache: RowCache::new(settings.row_cache_bytes),
             duty: Mutex::new(Duty { written_index: rows.index, ..Duty::default() }),
             drive,
-            worker: Mutex::new(Worker::new(rows.encode())),
+            worker: Mutex::new(Worker::new(rows)),
             preserved: Mutex::new(None),
             changed: Condvar::new(),
             room: Notify::new(),
@@ -417,25 +407,32 @@ impl Inner {
     }
 }
 
-/// What the rows of a tree are (ST-1): taken from the marker, found by a scan, or thrown away.
+/// What the rows of a tree are (ST-1): proved by a scan, or thrown away.
 fn open_rows(tree: &dyn Tree, trust: TreeTrust) -> Result<Marker, Error> {
-    let marker = match trust {
+    let stored = match trust {
         TreeTrust::Trusted { .. } => tree.marker()?.map(|stored| Marker::decode(&stored)).transpose()?.flatten(),
         TreeTrust::Untrusted => None,
     };
-    let Some(marker) = marker else {
+    let Some((marker, announced)) = stored else {
         tree.clear()?;
         return Ok(Marker::default());
     };
-    if trust == (TreeTrust::Trusted { clean: true }) {
-        return Ok(marker);
+    if trust == (TreeTrust::Trusted { clean: true }) && !announced.is_empty() {
+        return Err(Error::corrupt("a tree that was closed is in the middle of a write", &[]));
     }
-    preserved::remove_all_spilled(tree, &marker.encode())?;
-    // The crash may have left a part of the next checkpoint behind the marker, up to an index unknown here.
-    let mut hash = StateHash::default();
+    let mut proof = Proof::new(&marker, &announced);
     for pair in tree.scan(&[]) {
         let (key, cell) = pair?;
-        hash.add(cell::verify(&key, &cell)?);
+        if !preserved::is_spilled(&key) {
+            proof.take(&key, &cell)?;
+        }
     }
-    Ok(Marker { comparable_from: u64::MAX, hash, ..marker })
+    let hash = proof.hash()?;
+    let marker = match trust {
+        TreeTrust::Trusted { clean: true } => marker,
+        // The crash may have left a part of the next checkpoint, whose last entry the marker tells.
+        _ => Marker { hash, ..marker },
+    };
+    preserved::remove_all_spilled(tree, &marker.encode())?;
+    Ok(marker)
 }

@@ -3,7 +3,7 @@
 //! The engine is a rebuildable copy, never the durability: that is the Raft log and the snapshot files. So the port
 //! asks little of it. One thread writes a tree (the checkpointer), in key order, the marker last; whoever reads may
 //! read at any time. [`memory`] is the engine for simulation and tests, which can forget what was not flushed;
-//! [`conformance`] is the one suite that every engine passes.
+//! [`conformance`] is the one suite that every engine passes, [`disk`] what stands around an engine on disk.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use bytes::Bytes;
 
 pub mod chunked;
 pub mod conformance;
+pub mod disk;
 pub mod memory;
 
 /// What an engine can say went wrong.
@@ -30,7 +31,7 @@ pub type Pairs<'a> = Box<dyn Iterator<Item = Result<(Bytes, Bytes), Error>> + Se
 
 /// A node's engine: one tree for each replica it hosts.
 pub trait Engine: Send + Sync + fmt::Debug {
-    /// `sled`, `memory`.
+    /// `sled`, `fjall`, `memory`.
     fn name(&self) -> &'static str;
 
     /// Opens the tree called `name`, empty if it was not there.
@@ -67,7 +68,8 @@ pub trait Tree: Send + Sync + fmt::Debug {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     /// Puts or (with `None`) removes the pairs, which come in key order, and then the marker. After a crash of the
-    /// process either the marker is there and with it every pair, or a part of the pairs may be there alone.
+    /// process either the marker is there and with it every pair, or a part of the pairs may be there alone; and
+    /// nothing of a write is there without all of the writes before it.
     ///
     /// # Errors
     /// `Corrupt` or `Io`.

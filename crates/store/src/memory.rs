@@ -1,8 +1,8 @@
 //! The engine for simulation and tests: maps in memory that can forget what was not flushed.
 //!
 //! Nothing reaches a disk. What a crash leaves is what [`MemoryEngine::flush`] (or a close) last made durable:
-//! [`MemoryEngine::crash`] loses all later writes, markers with them; [`MemoryEngine::crash_torn`] keeps a part of
-//! the later pairs, without their marker, which is the worst that the port allows an engine to leave.
+//! [`MemoryEngine::crash`] loses all later writes, markers with them; [`MemoryEngine::crash_torn`] keeps some
+//! of them and a part of the pairs of the next, without their marker, which is the worst that the port allows.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -101,20 +101,20 @@ impl MemoryEngine {
         Self::holding(self.state.read().durable.clone())
     }
 
-    /// The engine as it is found after a crash in the middle of writing: up to a point after the last flush, trees
-    /// that were cleared or dropped are empty, each pair survived or did not, and no marker did. One `seed`, one
+    /// The engine as it is found after a crash in the middle of a write, some time after the last flush: everything
+    /// before that write is there, each pair of it survived or did not, and its marker did not. One `seed`, one
     /// outcome.
     #[must_use]
     pub fn crash_torn(&self, seed: u64) -> Self {
         let state = self.state.read();
         let mut trees = state.durable.clone();
         let mut draws = Draws(seed);
-        let reached = draws.below(state.unflushed.len() + 1);
-        for change in &state.unflushed[..reached] {
-            match change {
-                Change::Marker(..) => {}
-                Change::Pair(..) if draws.below(2) == 0 => {}
-                change => change.clone().apply(&mut trees),
+        let reached = draws.below(state.unflushed.len().max(1));
+        let reached = &state.unflushed[..reached];
+        let whole = reached.iter().rposition(|change| !matches!(change, Change::Pair(..))).map_or(0, |last| last + 1);
+        for (place, change) in reached.iter().enumerate() {
+            if place < whole || draws.below(2) == 0 {
+                change.clone().apply(&mut trees);
             }
         }
         Self::holding(trees)

@@ -178,24 +178,28 @@ impl<T: Setting> Setting for Option<T> {
 pub(crate) enum Engine {
     /// On disk.
     Sled,
+    /// On disk.
+    Fjall,
     /// In memory, rebuilt from snapshot and Raft log at every start: for tests and small machines.
     Memory,
 }
 
 impl Setting for Engine {
-    const KIND: &'static str = "sled or memory";
+    const KIND: &'static str = "sled, fjall or memory";
 
     fn from_text(text: &str) -> Result<Self, String> {
         match text {
             "sled" => Ok(Self::Sled),
+            "fjall" => Ok(Self::Fjall),
             "memory" => Ok(Self::Memory),
-            other => Err(format!("{other:?} is neither sled nor memory")),
+            other => Err(format!("{other:?} is neither sled nor fjall nor memory")),
         }
     }
 
     fn show(&self) -> Option<Value> {
         let name = match self {
             Self::Sled => "sled",
+            Self::Fjall => "fjall",
             Self::Memory => "memory",
         };
         Some(Value::String(name.to_owned()))

@@ -29,9 +29,11 @@ impl<'a> Parts<'a> {
         settings.replicas = cluster.replicas.min(settings.replicas.max(1));
         settings.engine = match node.engine {
             Engine::Sled => granary_node::EngineKind::Sled,
+            Engine::Fjall => granary_node::EngineKind::Fjall,
             Engine::Memory => granary_node::EngineKind::Memory,
         };
         settings.sled_cache_bytes = node.sled_cache_bytes.0;
+        settings.fjall_cache_bytes = node.fjall_cache_bytes.0;
         settings.seal_interval = node.seal_interval;
         settings.seal_bytes = node.seal_bytes.0;
         settings.shard.memory_table_bytes = size(node.memory_table_bytes.0);

@@ -53,6 +53,37 @@ fn the_scan_after_a_crash_finds_a_damaged_cell() {
 }
 
 #[test]
+fn the_scan_finds_rows_that_an_engine_lost_or_put_back() {
+    let reopened = |tree: &Arc<TestTree>, clean| {
+        let opened = ShardStore::open(Arc::clone(tree) as _, TreeTrust::Trusted { clean }, SETTINGS);
+        opened.map(drop).map_err(|error| error.wants_rebuild())
+    };
+    for clean in [true, false] {
+        let (tree, store, _) = cold();
+        let old = tree.lose_one();
+        tree.put_back(old.clone());
+        apply(&store, 3, &batch(2, vec![put(3, "a", 2), put(4, "b", 2)]));
+        store.close().expect("is written");
+        assert_eq!(reopened(&tree, clean), Ok(()));
+        let new = tree.lose_one();
+        assert_eq!(reopened(&tree, clean), Err(true), "a row is missing");
+        tree.put_back(old);
+        assert_eq!(reopened(&tree, clean), Err(true), "a row is of an earlier checkpoint");
+        tree.put_back(new);
+        assert_eq!(reopened(&tree, clean), Ok(()));
+    }
+}
+
+#[test]
+fn a_checkpoint_finds_that_the_row_it_replaces_was_lost() {
+    let (tree, store, _) = cold();
+    assert_eq!(read(&store, "a").status(), row_result::Status::Found, "and cached");
+    tree.lose_one();
+    apply(&store, 3, &batch(2, vec![put(3, "a", 2)]));
+    assert!(matches!(store.checkpoint(), Err(Error::Corrupt { .. })));
+}
+
+#[test]
 fn a_snapshot_finds_a_damaged_cell() {
     let (tree, store, _) = cold();
     tree.damage();

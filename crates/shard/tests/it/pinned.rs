@@ -160,7 +160,6 @@ fn replayed(
 ) -> Result<Arc<ShardStore>, TestCaseError> {
     for _ in 0..2 {
         let store = stepped(tree, TreeTrust::Trusted { clean: false }, TIGHT);
-        store.comparable_from(applied_index);
         store.restore(snapshot_index, true, &mut &newest[..]).expect("is restored");
         let failed = after.iter().find_map(|(index, command)| store.apply(*index, command).err());
         match failed {
@@ -313,7 +312,6 @@ fn a_torn_engine_is_replayed_to_the_same_state() {
         }
         let torn = engine.crash_torn(seed);
         let store = open(&torn, TreeTrust::Trusted { clean: false });
-        store.comparable_from(end as u64);
         store.restore(10, true, &mut newest.as_slice()).expect("is restored");
         entries[10..].iter().for_each(|(index, command)| drop(apply(&store, *index, command)));
         assert!(image(&store) == expected, "seed {seed}");

@@ -107,7 +107,6 @@ fn live(entries: &Entries, life: &Life) -> (Arc<TestTree>, Option<(u64, Vec<u8>)
 
 fn reopen(tree: &Arc<TestTree>, trust: TreeTrust, newest: Option<&(u64, Vec<u8>)>, last: u64) -> Arc<ShardStore> {
     let store = open(tree, trust);
-    store.comparable_from(last);
     if let Some((index, body)) = newest {
         store.restore(*index, true, &mut body.as_slice()).expect("is restored");
     }
@@ -191,7 +190,6 @@ fn many_hard_deletes_of_one_record_make_the_rows_be_rebuilt() {
     let (_, end, hash) = straight(&entries);
     let (tree, _) = live(&entries, &Life { snapshot: 99, checkpoint: 99, applied: 29, end: End::Clean });
     let store = open(&tree, TreeTrust::Trusted { clean: true });
-    store.comparable_from(29);
     let failed = entries.iter().find_map(|(index, command)| store.apply(*index, command).err());
     assert!(matches!(failed, Some(Error::RowsAhead { index: 3 })), "{failed:?}");
     assert!(failed.is_some_and(|error| error.wants_rebuild()));
@@ -211,7 +209,6 @@ fn the_state_hash_is_told_only_when_it_belongs_to_the_applied_index() {
     let store = open(&tree, TreeTrust::Trusted { clean: false });
     apply_all(&store, &entries[..5]);
     assert_eq!(store.status().state_hash, None, "the caller has not told the end of the Raft log");
-    store.comparable_from(6);
     assert_eq!(store.status().state_hash, None);
     apply_all(&store, &entries[5..]);
     assert!(store.status().state_hash.is_some());
@@ -219,11 +216,9 @@ fn the_state_hash_is_told_only_when_it_belongs_to_the_applied_index() {
     drop(store);
     let (tree, _) = live(&entries, &Life { snapshot: 99, checkpoint: 4, applied: 6, end: End::Torn(1) });
     let store = open(&tree, TreeTrust::Trusted { clean: false });
-    store.comparable_from(6);
     apply_all(&store, &entries[..2]);
     store.close().expect("is written");
     let store = open(&tree, TreeTrust::Trusted { clean: true });
-    store.comparable_from(6);
     apply_all(&store, &entries[..5]);
     assert_eq!(store.status().state_hash, None);
     apply_all(&store, &entries[5..]);
@@ -277,7 +272,6 @@ fn no_snapshot_is_pinned_while_rows_are_ahead() {
             let refused = store.pin_snapshot();
             assert!(matches!(refused, Err(Error::Replaying { applied: 0, ahead_to: u64::MAX })), "{refused:?}");
         }
-        store.comparable_from(6);
         for (index, command) in &entries {
             let refused = store.pin_snapshot();
             assert!(matches!(refused, Err(Error::Replaying { ahead_to: 6, .. })), "{life_end:?} before {index}");

@@ -89,9 +89,14 @@ impl TestTree {
         }
     }
 
-    /// Removes one pair behind everybody's back.
-    pub(crate) fn lose_one(&self) {
-        self.state.lock().pairs.pop_first().expect("there is one");
+    /// Removes the first pair behind everybody's back.
+    pub(crate) fn lose_one(&self) -> (Bytes, Bytes) {
+        self.state.lock().pairs.pop_first().expect("there is one")
+    }
+
+    /// Puts a pair behind everybody's back, perhaps in place of a newer one.
+    pub(crate) fn put_back(&self, (key, value): (Bytes, Bytes)) {
+        self.state.lock().pairs.insert(key, value);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //! <parent>/<name>.lock           held while open
-//! <parent>/<name>/db-<n>/        sled's files
+//! <parent>/<name>/db-<n>/        the engine's files
 //! <parent>/<name>/clean          there between a clean stop and the next open
 //! <parent>/<name>/boot_id        the boot of the machine in which it was opened last
 //! <parent>/<name>/condemned      found damaged, and how
+//! <parent>/<name>/starts         how often it was opened since it was last written, or closed
 //! <parent>/<name>.untrusted-<n>/ moved aside; only the newest is kept
 //! ```
 //!
-//! The number `n` only grows. A sled thread that hung and was left behind writes by path; as the database that
+//! The number `n` only grows. A thread of an engine that hung and was left behind writes by path; as the database that
 //! replaces its own has another path, it can do no harm there.
 
 use std::ffi::OsString;
@@ -17,35 +18,42 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::Error;
+use super::Error;
 
 const CLEAN: &str = "clean";
 const BOOT_ID: &str = "boot_id";
 const CONDEMNED: &str = "condemned";
+const STARTS: &str = "starts";
+/// So many processes may end after they opened it and before they wrote it: an engine may abort the process over damage,
+/// which nobody can contain, and the next one would go the same way.
+const STARTS_MAX: u32 = 5;
 const DATABASE: &str = "db-";
 const UNTRUSTED: &str = "untrusted-";
+const LOCK: &str = "lock";
 /// Of Linux; elsewhere no crash is known to be of the same boot.
 const BOOT_ID_SOURCE: &str = "/proc/sys/kernel/random/boot_id";
 
-/// What the files around a database say of it.
+/// How a database was left, by the files around it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Left {
     /// There is none.
     Nothing,
-    /// It may be opened.
-    Trusted {
-        /// sled's directory.
+    /// It was closed.
+    Closed(PathBuf),
+    /// It was not.
+    InUse {
+        /// The engine's directory.
         database: PathBuf,
-        /// Whether it was closed.
-        clean: bool,
+        /// In this boot of the machine.
+        same_boot: bool,
     },
     /// It must not be opened, and why.
-    Untrusted(String),
+    Unusable(String),
 }
 
 /// An engine directory, locked.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     dir: PathBuf,
     parent: PathBuf,
     name: OsString,
@@ -54,7 +62,10 @@ pub(crate) struct Place {
 
 impl Place {
     /// Makes the directory's parent and takes the lock.
-    pub(crate) fn lock(dir: &Path) -> Result<Self, Error> {
+    ///
+    /// # Errors
+    /// `InUse`, `Io`.
+    pub fn lock(dir: &Path) -> Result<Self, Error> {
         let wrong = || Error::Io {
             doing: "name engine directory",
             path: dir.into(),
@@ -66,7 +77,7 @@ impl Place {
             _ => PathBuf::from("."),
         };
         fs::create_dir_all(&parent).map_err(failed("create directory", &parent))?;
-        let path = sibling(&parent, &name, "lock");
+        let path = sibling(&parent, &name, LOCK);
         let lock = File::create(&path).map_err(failed("create lock file", &path))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { dir: parent.join(&name), parent, name, lock }),
@@ -76,48 +87,72 @@ impl Place {
     }
 
     /// Judges what is there. Changes nothing.
-    pub(crate) fn judge(&self) -> Result<Verdict, Error> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn judge(&self) -> Result<Left, Error> {
         let names = names(&self.dir)?;
         if names.is_empty() {
-            return Ok(Verdict::Nothing);
+            return Ok(Left::Nothing);
         }
         if let Ok(why) = fs::read_to_string(self.dir.join(CONDEMNED)) {
-            return Ok(Verdict::Untrusted(format!("it was found damaged: {why}")));
+            return Ok(Left::Unusable(format!("it was found damaged: {why}")));
         }
         let Some(number) = names.iter().filter_map(|name| number(name, DATABASE)).max() else {
-            return Ok(Verdict::Untrusted("there is no database in it".into()));
+            return Ok(Left::Unusable("there is no database in it".into()));
         };
+        if self.starts() >= STARTS_MAX {
+            return Ok(Left::Unusable(format!("{STARTS_MAX} processes have ended over it before they wrote anything")));
+        }
         let database = self.database(number);
         if names.iter().any(|name| name == CLEAN) {
-            return Ok(Verdict::Trusted { database, clean: true });
+            return Ok(Left::Closed(database));
         }
         let recorded = fs::read_to_string(self.dir.join(BOOT_ID)).ok();
-        if recorded.is_some() && recorded == boot_id() {
-            return Ok(Verdict::Trusted { database, clean: false });
-        }
-        Ok(Verdict::Untrusted("it was not closed before the machine stopped".into()))
+        Ok(Left::InUse { database, same_boot: recorded.is_some() && recorded == boot_id() })
     }
 
-    /// Marks a trusted database as in use, durably: the boot first and then the end of `clean`, so that a crash in
-    /// between leaves the clean database that it still is. Removes what sled cannot read.
-    pub(crate) fn begin(&self, database: &Path) -> Result<(), Error> {
+    /// Marks a database as in use, durably: the boot first and then the end of `clean`, so that a crash in between
+    /// leaves the clean database that it still is.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn begin(&self) -> Result<(), Error> {
+        self.write(STARTS, (self.starts() + 1).to_string().as_bytes())?;
         self.write(BOOT_ID, boot_id().unwrap_or_default().as_bytes())?;
         remove_if_there(&self.dir.join(CLEAN))?;
-        sync_dir(&self.dir)?;
-        remove_half_written_snapshots(database)
+        sync_dir(&self.dir)
+    }
+
+    /// Tells that the database was opened and written: it is not what ends the process.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn stands(&self) -> Result<(), Error> {
+        remove_if_there(&self.dir.join(STARTS))
+    }
+
+    fn starts(&self) -> u32 {
+        fs::read_to_string(self.dir.join(STARTS)).ok().and_then(|count| count.parse().ok()).unwrap_or(0)
     }
 
     /// Makes the directory of a new database, as in use.
-    pub(crate) fn create(&self) -> Result<PathBuf, Error> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn create(&self) -> Result<PathBuf, Error> {
         let database = self.database(self.next_number()?);
         fs::create_dir_all(&database).map_err(failed("create directory", &database))?;
-        self.begin(&database)?;
+        self.begin()?;
         sync_dir(&self.parent)?;
         Ok(database)
     }
 
     /// Moves what is there aside and removes what was moved aside earlier.
-    pub(crate) fn move_aside(&self) -> Result<PathBuf, Error> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn move_aside(&self) -> Result<PathBuf, Error> {
         let aside = sibling(&self.parent, &self.name, &format!("{UNTRUSTED}{}", self.next_number()?));
         let older = self.moved_aside()?;
         fs::rename(&self.dir, &aside).map_err(failed("move aside", &self.dir))?;
@@ -128,21 +163,47 @@ impl Place {
         Ok(aside)
     }
 
-    /// Marks a database that sled no longer has open as cleanly stopped, after an fsync of each of its files: sled's
-    /// own flush does not reach the disk.
-    pub(crate) fn mark_clean(&self, database: &Path) -> Result<(), Error> {
+    /// Marks a database that its engine no longer has open as cleanly stopped, after an fsync of each of its files: not
+    /// every engine's own flush reaches the disk.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn mark_clean(&self, database: &Path) -> Result<(), Error> {
         sync_all(database)?;
+        self.stands()?;
         sync_dir(&self.dir)?;
         self.write(CLEAN, b"")
     }
 
+    /// Removes the directory, all that was moved aside, and the lock file.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn remove(self) -> Result<(), Error> {
+        let aside = self.moved_aside()?.into_iter().map(|(_, path)| path);
+        for path in aside.chain([self.dir.clone()]) {
+            match fs::remove_dir_all(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed.map_err(failed("remove", &path))?,
+            }
+        }
+        remove_if_there(&sibling(&self.parent, &self.name, LOCK))?;
+        sync_dir(&self.parent)
+    }
+
     /// Marks what is there as damaged.
-    pub(crate) fn condemn(&self, why: &str) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn condemn(&self, why: &str) -> Result<(), Error> {
         self.write(CONDEMNED, why.as_bytes())
     }
 
     /// Lets another open take the directory. Dropping does it too.
-    pub(crate) fn unlock(&self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn unlock(&self) -> Result<(), Error> {
         self.lock.unlock().map_err(failed("unlock", &self.dir))
     }
 
@@ -176,6 +237,13 @@ impl Place {
     }
 }
 
+/// Whether an engine's directory, or anything moved aside from it, is there.
+pub(super) fn is_there(dir: &Path) -> Result<bool, Error> {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(false) };
+    let prefix = format!("{}.{UNTRUSTED}", name.to_string_lossy());
+    Ok(names(parent)?.iter().any(|found| *found == *name.to_string_lossy() || number(found, &prefix).is_some()))
+}
+
 fn boot_id() -> Option<String> {
     fs::read_to_string(BOOT_ID_SOURCE).ok().filter(|id| !id.trim().is_empty())
 }
@@ -207,17 +275,6 @@ fn names(dir: &Path) -> Result<Vec<String>, Error> {
     }
 }
 
-/// A process killed while sled opened leaves `snap.<n>.generating`, which sled would take for its newest snapshot and
-/// refuse to open, for ever (sled issues 1527 and 1533).
-fn remove_half_written_snapshots(database: &Path) -> Result<(), Error> {
-    for name in names(database)? {
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            remove_if_there(&database.join(name))?;
-        }
-    }
-    Ok(())
-}
-
 fn remove_if_there(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -229,7 +286,7 @@ fn sync_dir(dir: &Path) -> Result<(), Error> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync directory", dir))
 }
 
-/// Fsyncs a directory with all that it holds. sled's directories are two deep.
+/// Fsyncs a directory with all that it holds.
 fn sync_all(dir: &Path) -> Result<(), Error> {
     for name in names(dir)? {
         let path = dir.join(name);
