@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::hash::Hasher as _;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use granary_history::History;
 use parking_lot::Mutex;
@@ -43,7 +43,8 @@ pub(crate) fn digest(history: &History) -> anyhow::Result<u64> {
 /// # Errors
 /// When this program cannot start itself.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let from = args.from.unwrap_or_else(|| std::process::id().into());
+    let from = args.from.unwrap_or_else(fresh_seed);
+    println!("seeds from {from} on");
     let began = Instant::now();
     let program = std::env::current_exe()?;
     let next = AtomicU64::new(0);
@@ -75,6 +76,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let failed = failed.into_inner();
     println!("{} passed, {} failed", passed.load(Ordering::SeqCst), failed.len());
     Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A seed that was hardly tried before.
+fn fresh_seed() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::from(since.subsec_micros()) + since.as_secs() % 1_000_000 * 1_000_000
 }
 
 /// The last line of a run that passed; all it said if it failed.
