@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_platform::{Platform, TaskKind};
 use granary_types::invariants::{self, Invariant};
+use granary_types::mutants::{Mutant, is_planted};
 use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{Fatal, InitializeError, LinearizableReadError, RaftError};
@@ -549,6 +550,9 @@ async fn open(
 /// its own term.
 async fn confirm_leadership(raft: &Raft, acknowledged: &Acknowledged, timeout: Duration) -> Result<u64, ReadError> {
     let known = acknowledged.highest();
+    if is_planted(Mutant::StaleReadIndex) && raft.metrics().borrow_watched().state == ServerState::Leader {
+        return Ok(known);
+    }
     let option = LinearizerOption::from(ReadPolicy::ReadIndex).with_wait_timeout(timeout);
     match raft.get_read_log_id(option).await {
         Ok((read, _applied)) => {

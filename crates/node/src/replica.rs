@@ -16,6 +16,7 @@ use granary_consensus::{
 use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::{self, shard_command::Command};
 use granary_shard::{PinnedSnapshot, ShardStore};
+use granary_types::mutants::{Mutant, is_planted};
 use granary_types::{Error, ErrorKind, NodeId, ShardId, StreamId};
 use parking_lot::Mutex;
 use prost::Message;
@@ -232,7 +233,7 @@ impl Replica {
     /// # Errors
     /// `Unavailable` when that takes longer than the settings' `read_wait`: another replica may be further.
     pub async fn caught_up(&self, index: u64) -> Result<(), WriteError> {
-        if self.group.applied_index() >= index {
+        if self.group.applied_index() >= index || is_planted(Mutant::ReadsBeforeApply) {
             return Ok(());
         }
         let behind = |error: WaitError| {

@@ -14,6 +14,7 @@ use granary_proto::convert;
 use granary_proto::internal::write_outcome::Status;
 use granary_proto::internal::{self as wire, ShardReply, WriteOutcome, shard_command};
 use granary_types::invariants::{Invariant, check};
+use granary_types::mutants::{Mutant, is_planted};
 use granary_types::{Epoch, Slot, Version, Write, WriteKind, WriteStamp};
 
 use crate::Error;
@@ -99,6 +100,7 @@ impl<R: Rows> Apply<'_, R> {
         }
         // Used up even if a hard delete turns out stale: a stamp belongs to one write, which is how a cell that is ahead
         // on replay tells what was decided about it, and no stamp depends on a row.
+        let proposed = if is_planted(Mutant::ApplyReadsClock) { by_own_clock() } else { proposed };
         let stamp = self.control.last_stamp.next(proposed);
         self.control.last_stamp = stamp;
         let status = if write.targets.online { self.online(&write, stamp)? } else { Status::Applied };
@@ -125,7 +127,11 @@ impl<R: Rows> Apply<'_, R> {
                 HardDelete::Stale => return Ok(Status::StaleHardDelete),
                 HardDelete::Untold => return Err(Error::RowsAhead { index: self.index }),
             },
-            WriteKind::Put | WriteKind::SoftDelete if !old.cell.accepts(&version) => return Ok(Status::Superseded),
+            WriteKind::Put | WriteKind::SoftDelete
+                if !old.cell.accepts(&version) && !is_planted(Mutant::ForgetsEventTime) =>
+            {
+                return Ok(Status::Superseded);
+            }
             WriteKind::Put => old.write(version, Some(write.row.clone())),
             WriteKind::SoftDelete => old.write(version, None),
         };
@@ -161,6 +167,12 @@ impl<R: Rows> Apply<'_, R> {
         self.control.change_log.name(stream);
         Ok(())
     }
+}
+
+/// What apply must never do: only for the mutant of that name.
+fn by_own_clock() -> WriteStamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    WriteStamp(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
 }
 
 fn outcome(status: Status, epoch: u64, stamp: u64) -> WriteOutcome {

@@ -17,6 +17,7 @@ use bytes::{Buf, BufMut, Bytes};
 use granary_proto::internal::{ChangeEvent, ReadSegmentsResponse, Segment, TrimmedGroup, Write};
 use granary_proto::{convert, internal as wire};
 use granary_types::invariants::{Invariant, check};
+use granary_types::mutants::{Mutant, is_planted};
 use granary_types::{StreamId, WriteStamp};
 use prost::Message;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -221,7 +222,11 @@ impl ChangeLog {
             tracing::error!(sequence, sealed, "refused to trim the change log beyond what is sealed");
             return;
         }
-        while self.segments.front().is_some_and(|segment| segment.last_sequence <= sequence) {
+        let reached = |segment: &Segment| {
+            let too_far = is_planted(Mutant::TrimsTooFar) && segment.first_sequence <= sequence + 1;
+            segment.last_sequence <= sequence || too_far
+        };
+        while self.segments.front().is_some_and(reached) {
             let segment = self.segments.pop_front().expect("looked at above");
             self.sealed_bytes -= segment.events.len() as u64;
             self.trimmed_sequence = segment.last_sequence;

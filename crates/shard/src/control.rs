@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use granary_proto::internal as wire;
 use granary_types::WriteStamp;
+use granary_types::mutants::{Mutant, is_planted};
 
 use crate::Error;
 use crate::change_log::ChangeLog;
@@ -81,7 +82,11 @@ impl Control {
             slots: Arc::new(Slots::from_wire(&state.slots).ok_or_else(|| wrong("slots"))?),
             last_stamp: WriteStamp(state.last_stamp),
             change_log: ChangeLog::from_wire(&mut state)?,
-            recent: RecentWrites::from_wire(state.recent_writes).ok_or_else(|| wrong("recent writes"))?,
+            recent: if is_planted(Mutant::LosesRecentWrites) {
+                RecentWrites::default()
+            } else {
+                RecentWrites::from_wire(state.recent_writes).ok_or_else(|| wrong("recent writes"))?
+            },
             rows: Marker { index: state.applied_index, comparable_from, hash },
         })
     }

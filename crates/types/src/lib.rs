@@ -9,6 +9,7 @@ pub mod event_time;
 pub mod feature_group;
 pub mod ids;
 pub mod invariants;
+pub mod mutants;
 pub mod record;
 pub mod ttl;
 pub mod value;

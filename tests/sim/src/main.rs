@@ -11,6 +11,8 @@ mod cluster;
 mod disk;
 mod host;
 mod many;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod nemesis;
 mod net;
 mod rng;
@@ -50,15 +52,33 @@ enum Command {
         /// Shows the log lines of the simulated hosts, by the filter in RUST_LOG.
         #[arg(long)]
         log: bool,
+        /// A bug to put in.
+        #[cfg(feature = "mutants")]
+        #[arg(long)]
+        mutant: Option<String>,
     },
     /// Runs many seeds, each in a process of its own.
     Many(many::Args),
+    /// Puts one bug after the other in and says by which seed it was caught.
+    #[cfg(feature = "mutants")]
+    Mutants(mutants::Args),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
         Command::Many(args) => many::run(&args),
-        Command::Run { seed, seconds, history, log } => {
+        #[cfg(feature = "mutants")]
+        Command::Mutants(args) => mutants::run(&args),
+        Command::Run {
+            seed,
+            seconds,
+            history,
+            log,
+            #[cfg(feature = "mutants")]
+            mutant,
+        } => {
+            #[cfg(feature = "mutants")]
+            mutants::plant(mutant.as_deref())?;
             if log {
                 let filter = tracing_subscriber::EnvFilter::from_default_env();
                 tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

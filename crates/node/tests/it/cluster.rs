@@ -232,7 +232,12 @@ impl Client {
     pub(crate) async fn segments(&self, mut sequence: u64) -> Vec<Segment> {
         let mut all = Vec::new();
         loop {
-            let request = ReadSegmentsRequest { shard: SHARD.0, after_sequence: sequence, max_bytes: 1 << 20 };
+            let request = ReadSegmentsRequest {
+                shard: SHARD.0,
+                after_sequence: sequence,
+                max_bytes: 1 << 20,
+                ..Default::default()
+            };
             let answer = ChangeLogClient::new(self.channel.clone()).read_segments(request).await.expect("is read");
             let segments = answer.into_inner().segments;
             let Some(last) = segments.last() else { return all };
