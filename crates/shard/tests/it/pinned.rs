@@ -137,7 +137,7 @@ proptest! {
         drop(store);
         let snapshot_index = before.last().expect("one at least").0;
         let applied_index = entries[before.len() + applied - 1].0;
-        let store = replayed(&tree, &newest, snapshot_index, applied_index, after)?;
+        let store = replayed(&tree, &newest, snapshot_index, after)?;
         prop_assert_eq!(image(&store), twin_image(&entries));
         store.close().expect("is written");
         prop_assert_eq!(tree.len() as u64, store.status().cells, "nothing put by is left in the tree");
@@ -155,7 +155,6 @@ fn replayed(
     tree: &Arc<TestTree>,
     newest: &[u8],
     snapshot_index: u64,
-    applied_index: u64,
     after: &[(u64, Bytes)],
 ) -> Result<Arc<ShardStore>, TestCaseError> {
     for _ in 0..2 {

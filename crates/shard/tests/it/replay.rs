@@ -105,7 +105,7 @@ fn live(entries: &Entries, life: &Life) -> (Arc<TestTree>, Option<(u64, Vec<u8>)
     (tree, newest)
 }
 
-fn reopen(tree: &Arc<TestTree>, trust: TreeTrust, newest: Option<&(u64, Vec<u8>)>, last: u64) -> Arc<ShardStore> {
+fn reopen(tree: &Arc<TestTree>, trust: TreeTrust, newest: Option<&(u64, Vec<u8>)>) -> Arc<ShardStore> {
     let store = open(tree, trust);
     if let Some((index, body)) = newest {
         store.restore(*index, true, &mut body.as_slice()).expect("is restored");
@@ -142,7 +142,7 @@ proptest! {
         let (tree, newest) = live(&entries, &life);
         let last = entries[..life.applied].last().map_or(0, |(index, _)| *index);
         let trust = TreeTrust::Trusted { clean: matches!(life.end, End::Clean) };
-        let mut store = reopen(&tree, trust, newest.as_ref(), last);
+        let mut store = reopen(&tree, trust, newest.as_ref());
         let replay = if newest.is_some() { life.snapshot } else { 0 };
         let mut place = replay;
         while place < len {
@@ -152,7 +152,7 @@ proptest! {
                 prop_assert!(matches!(error, Error::RowsAhead { .. }), "{}", error);
                 drop(store);
                 prop_assert_eq!(tree.len(), 0);
-                store = reopen(&tree, TreeTrust::Trusted { clean: false }, newest.as_ref(), last);
+                store = reopen(&tree, TreeTrust::Trusted { clean: false }, newest.as_ref());
                 place = replay;
                 continue;
             }
@@ -165,7 +165,7 @@ proptest! {
         drop(store);
         // Once more from the same rows, now looking at the answers.
         let (tree, newest) = live(&entries, &life);
-        let store = reopen(&tree, trust, newest.as_ref(), last);
+        let store = reopen(&tree, trust, newest.as_ref());
         for (place, (index, command)) in entries.iter().enumerate().skip(replay) {
             let Ok(reply) = store.apply(*index, command) else { return Ok(()) };
             let reply: granary_proto::internal::ShardReply = prost::Message::decode(reply).expect("a reply");
