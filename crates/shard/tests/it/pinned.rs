@@ -136,7 +136,6 @@ proptest! {
         }
         drop(store);
         let snapshot_index = before.last().expect("one at least").0;
-        let applied_index = entries[before.len() + applied - 1].0;
         let store = replayed(&tree, &newest, snapshot_index, after)?;
         prop_assert_eq!(image(&store), twin_image(&entries));
         store.close().expect("is written");

@@ -140,7 +140,6 @@ proptest! {
         let life = Life { snapshot: life.snapshot.min(len), checkpoint: life.checkpoint.min(len),
             applied: life.applied.min(len), ..life };
         let (tree, newest) = live(&entries, &life);
-        let last = entries[..life.applied].last().map_or(0, |(index, _)| *index);
         let trust = TreeTrust::Trusted { clean: matches!(life.end, End::Clean) };
         let mut store = reopen(&tree, trust, newest.as_ref());
         let replay = if newest.is_some() { life.snapshot } else { 0 };
