@@ -130,7 +130,7 @@ proptest! {
         }
         let newest = snapshot(&store);
         tree.tear_after(tear);
-        let (written, applied) = write_while(&tree, &store, after, &plan);
+        let (written, _) = write_while(&tree, &store, after, &plan);
         if let Ok(body) = written {
             prop_assert_eq!(&body, &newest);
         }
