@@ -2,8 +2,9 @@
 //! store that misbehave by seed. One seed gives one history.
 //!
 //! ```console
-//! $ cargo run -p granary-sim -- run --seed 7          # one run, judged
-//! $ cargo run -p granary-sim -- many --seeds 100      # many, each in a process of its own
+//! $ cargo build --workspace --bin granary-sim
+//! $ target/debug/granary-sim run --seed 7          # one run, judged
+//! $ target/debug/granary-sim many --seeds 100      # many, each in a process of its own
 //! ```
 
 mod bucket;
@@ -120,6 +121,6 @@ fn one(seed: u64, seconds: u64, history: Option<PathBuf>) -> anyhow::Result<Exit
     let path = history.unwrap_or_else(|| std::env::temp_dir().join(format!("granary-sim-{seed}.jsonl")));
     run::keep(&ran.history, &path)?;
     println!("FAILED; the history is in {}", path.display());
-    println!("again: cargo run -p granary-sim -- run --seed {seed} --seconds {seconds} --log");
+    println!("again: target/debug/granary-sim run --seed {seed} --seconds {seconds} --log");
     Ok(ExitCode::FAILURE)
 }
