@@ -2,7 +2,7 @@
 //!
 //! Records go through the `raft-log` crate: appended to a file, synced on its own thread, which then tells openraft.
 //! While one sync runs, further appends queue and share the next (group commit). Nothing is acknowledged before its
-//! sync (WR-1), nor before the note beside the log says so ([`crate::log_note`]).
+//! sync (WR-1), nor before the note beside the log says so (`log_note`).
 //!
 //! After the first failed write or sync every further write fails: what is on disk then is not known, and a second sync
 //! would succeed without having written anything. openraft stops the replica, and the process ends; the next one reads
