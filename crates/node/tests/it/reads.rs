@@ -165,6 +165,7 @@ async fn a_deposed_leader_that_does_not_know_it_serves_nothing_old() {
         cluster.client(new).write(vec![put(2, "register", 2)]).await.is_some()
     })
     .await;
+    // Until the write is older than the staleness asked for below: only time does that.
     tokio::time::sleep(Duration::from_millis(100)).await;
     // They reach the old leader's socket while it stands, and are the first it sees when it goes on.
     let ask = |request: ShardReadRequest| {
@@ -174,6 +175,7 @@ async fn a_deposed_leader_that_does_not_know_it_serves_nothing_old() {
     let linearizable: Vec<_> = (0..20).map(|_| ask(read("register", ReadLevel::Linearizable))).collect();
     let bounded: Vec<_> = (0..20).map(|_| ask(fresh(50))).collect();
     let eventual = ask(read("register", ReadLevel::Eventual));
+    // A paused process cannot say what has reached its socket. What comes later is answered as rightly, it only tests less.
     tokio::time::sleep(Duration::from_millis(100)).await;
     drop(paused);
 
