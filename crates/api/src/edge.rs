@@ -2,6 +2,7 @@
 //!
 //! Paths are matched raw. An ARN travels as one percent-encoded segment, which a decoding router would split.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -16,7 +17,8 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::Readiness;
-use crate::rest::{Call, Fault, Rest};
+use crate::aws::{AwsService, Call, Service};
+use crate::rest::{Fault, Rest};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
 const REQUEST_ID_LEN_MAX: usize = 128;
@@ -25,6 +27,7 @@ const REQUEST_ID_LEN_MAX: usize = 128;
 pub(crate) struct Edge {
     pub(crate) grpc: axum::Router,
     pub(crate) rest: Rest,
+    pub(crate) aws: BTreeMap<Service, Arc<dyn AwsService>>,
     pub(crate) platform: Platform,
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
@@ -51,17 +54,20 @@ impl Edge {
                 Ok(()) => plain(StatusCode::OK, "ok\n"),
                 Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
             },
-            _ => self.sagemaker(request).await,
+            _ => self.aws(request).await,
         }
     }
 
-    async fn sagemaker(&self, request: Request<Body>) -> Response<Body> {
+    async fn aws(&self, request: Request<Body>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        match axum::body::to_bytes(body, self.body_bytes_max).await {
-            Ok(body) => {
-                self.rest.answer(Call { method: parts.method, uri: parts.uri, headers: parts.headers, body }).await
-            }
-            Err(_) => Fault::body_too_large(self.body_bytes_max).into_response(),
+        let Ok(body) = axum::body::to_bytes(body, self.body_bytes_max).await else {
+            return Fault::body_too_large(self.body_bytes_max).into_response();
+        };
+        let call = Call { method: parts.method, uri: parts.uri, headers: parts.headers, body };
+        let service = Service::of(&call);
+        match self.aws.get(&service) {
+            Some(handler) => handler.answer(service, call).await,
+            None => self.rest.answer(call).await,
         }
     }
 

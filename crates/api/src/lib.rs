@@ -8,16 +8,19 @@
 //! |---|---|
 //! | `content-type: application/grpc…` | gRPC: `FeatureStore`, health, reflection, and what [`Api::with_grpc`] added |
 //! | `POST /` with `X-Amz-Target: SageMaker.<Op>` | SageMaker's control plane |
-//! | `/FeatureGroup/{name or ARN}`, `/BatchGetRecord` | SageMaker's runtime |
+//! | `/FeatureGroup/{name or ARN}…`, `/BatchGetRecord` | SageMaker's runtime |
+//! | what is signed for another AWS service | what [`Api::with_aws`] added |
 //! | `GET /metrics`, `/livez`, `/readyz` | operators |
 //!
 //! Requests are not authenticated: a SigV4 signature is accepted as it is and not verified.
 
+pub mod aws;
 mod edge;
 pub mod grpc;
 mod metrics;
 pub mod rest;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +33,7 @@ use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic_health::server::HealthReporter;
 
+use aws::{AwsService, Service};
 use edge::Edge;
 use grpc::FeatureStoreService;
 use metrics::Metrics;
@@ -63,6 +67,7 @@ pub struct Api {
     readiness: Readiness,
     grpc: RoutesBuilder,
     health: HealthReporter,
+    aws: BTreeMap<Service, Arc<dyn AwsService>>,
 }
 
 impl Api {
@@ -72,7 +77,7 @@ impl Api {
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut grpc = RoutesBuilder::default();
         grpc.add_service(health_service);
-        Self { router, settings, registry, readiness, grpc, health }
+        Self { router, settings, registry, readiness, grpc, health, aws: BTreeMap::new() }
     }
 
     /// Adds a gRPC service, such as `granary.v1.Query`, on the same port.
@@ -89,6 +94,13 @@ impl Api {
         S::Future: Send + 'static,
     {
         self.grpc.add_service(service);
+        self
+    }
+
+    /// Adds other AWS services than SageMaker on the same port.
+    #[must_use]
+    pub fn with_aws(mut self, services: &[Service], handler: &Arc<dyn AwsService>) -> Self {
+        self.aws.extend(services.iter().map(|service| (*service, Arc::clone(handler))));
         self
     }
 
@@ -115,6 +127,7 @@ impl Api {
         let edge = Edge {
             grpc: self.grpc.routes().prepare().into_axum_router(),
             platform: self.router.platform().clone(),
+            aws: self.aws,
             rest: Rest::new(self.router, self.settings.clone(), metrics),
             registry: self.registry,
             readiness: self.readiness,

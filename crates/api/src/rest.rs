@@ -9,6 +9,7 @@
 
 mod batch_get_record;
 mod constraints;
+mod control;
 mod create_feature_group;
 mod delete_feature_group;
 mod delete_record;
@@ -19,6 +20,7 @@ mod list_feature_groups;
 mod names;
 mod put_record;
 mod query;
+mod runtime;
 mod shapes;
 
 use std::sync::Arc;
@@ -29,7 +31,7 @@ use bytes::Bytes;
 use granary_router::Router;
 use granary_types::WriteId;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Response, Uri};
+use http::{Method, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -37,20 +39,13 @@ pub(crate) use fault::Fault;
 pub use fault::Plane;
 
 use crate::Settings;
+pub(crate) use crate::aws::Call;
 use crate::metrics::Metrics;
+use control::ControlOperation;
+use runtime::RuntimeOperation;
 
-const TARGET: &str = "x-amz-target";
 const TARGET_PREFIX: &str = "SageMaker.";
 const INVOCATION_ID: &str = "amz-sdk-invocation-id";
-
-/// A request with its whole body.
-#[derive(Debug)]
-pub(crate) struct Call {
-    pub(crate) method: Method,
-    pub(crate) uri: Uri,
-    pub(crate) headers: HeaderMap,
-    pub(crate) body: Bytes,
-}
 
 impl Call {
     /// The body as a shape; an empty body is an empty object.
@@ -66,67 +61,30 @@ impl Call {
     }
 }
 
-/// The operations that are served.
+/// The operations that are served: those of feature groups and those of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    CreateFeatureGroup,
-    DescribeFeatureGroup,
-    ListFeatureGroups,
-    DeleteFeatureGroup,
-    PutRecord,
-    GetRecord,
-    DeleteRecord,
-    BatchGetRecord,
+enum Operation<'a> {
+    Control(ControlOperation),
+    /// With the feature group's segment of the path as it came; empty where the path names none.
+    Runtime(RuntimeOperation, &'a str),
 }
 
-impl Operation {
-    /// By method, raw path and target header; with the feature group's segment of the path as it came.
-    fn of(call: &Call) -> Option<(Self, &str)> {
+impl<'a> Operation<'a> {
+    /// By method, raw path and target header.
+    fn of(call: &'a Call) -> Option<Self> {
         let path = call.uri.path();
-        if let Some(segment) = path.strip_prefix("/FeatureGroup/")
-            && !segment.contains('/')
-        {
-            return match call.method {
-                Method::PUT => Some((Self::PutRecord, segment)),
-                Method::GET => Some((Self::GetRecord, segment)),
-                Method::DELETE => Some((Self::DeleteRecord, segment)),
-                _ => None,
-            };
+        if call.method == Method::POST && path == "/" {
+            let name = call.target()?.strip_prefix(TARGET_PREFIX)?;
+            return ControlOperation::named(name).map(Self::Control);
         }
-        if call.method != Method::POST {
-            return None;
-        }
-        match path {
-            "/BatchGetRecord" => Some((Self::BatchGetRecord, "")),
-            "/" => match call.headers.get(TARGET)?.to_str().ok()?.strip_prefix(TARGET_PREFIX)? {
-                "CreateFeatureGroup" => Some((Self::CreateFeatureGroup, "")),
-                "DescribeFeatureGroup" => Some((Self::DescribeFeatureGroup, "")),
-                "ListFeatureGroups" => Some((Self::ListFeatureGroups, "")),
-                "DeleteFeatureGroup" => Some((Self::DeleteFeatureGroup, "")),
-                _ => None,
-            },
-            _ => None,
-        }
+        RuntimeOperation::at(&call.method, path).map(|(operation, segment)| Self::Runtime(operation, segment))
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::CreateFeatureGroup => "CreateFeatureGroup",
-            Self::DescribeFeatureGroup => "DescribeFeatureGroup",
-            Self::ListFeatureGroups => "ListFeatureGroups",
-            Self::DeleteFeatureGroup => "DeleteFeatureGroup",
-            Self::PutRecord => "PutRecord",
-            Self::GetRecord => "GetRecord",
-            Self::DeleteRecord => "DeleteRecord",
-            Self::BatchGetRecord => "BatchGetRecord",
+            Self::Control(operation) => operation.name(),
+            Self::Runtime(operation, _) => operation.name(),
         }
-    }
-
-    fn is_control(self) -> bool {
-        matches!(
-            self,
-            Self::CreateFeatureGroup | Self::DescribeFeatureGroup | Self::ListFeatureGroups | Self::DeleteFeatureGroup
-        )
     }
 }
 
@@ -145,11 +103,11 @@ impl Rest {
     /// Answers any request, also one that is for nothing here.
     pub(crate) async fn answer(&self, call: Call) -> Response<Body> {
         let began = self.router.platform().instant();
-        let Some((operation, segment)) = Operation::of(&call) else {
+        let Some(operation) = Operation::of(&call) else {
             self.metrics.answered("sagemaker", "unknown", "UnknownOperationException", 0.0);
             return Fault::unknown_operation(&call).into_response();
         };
-        let result = self.run(operation, segment, &call).await;
+        let result = self.run(operation, &call).await;
         let code = result.as_ref().map_or_else(|fault| fault.code, |_| "ok");
         self.metrics.answered("sagemaker", operation.name(), code, began.elapsed().as_secs_f64());
         match result {
@@ -161,16 +119,10 @@ impl Rest {
         }
     }
 
-    async fn run(&self, operation: Operation, segment: &str, call: &Call) -> Result<Bytes, Fault> {
+    async fn run(&self, operation: Operation<'_>, call: &Call) -> Result<Bytes, Fault> {
         match operation {
-            Operation::CreateFeatureGroup => self.create_feature_group(call).await,
-            Operation::DescribeFeatureGroup => self.describe_feature_group(call),
-            Operation::ListFeatureGroups => self.list_feature_groups(call),
-            Operation::DeleteFeatureGroup => self.delete_feature_group(call).await,
-            Operation::PutRecord => self.put_record(segment, call).await,
-            Operation::GetRecord => self.get_record(segment, call).await,
-            Operation::DeleteRecord => self.delete_record(segment, call).await,
-            Operation::BatchGetRecord => self.batch_get_record(call).await,
+            Operation::Control(operation) => self.run_control(operation, call).await,
+            Operation::Runtime(operation, segment) => self.run_runtime(operation, segment, call).await,
         }
     }
 }
@@ -180,8 +132,11 @@ fn body_of<T: Serialize>(shape: &T) -> Result<Bytes, Fault> {
     serde_json::to_vec(shape).map(Bytes::from).map_err(|error| Fault::internal(&error))
 }
 
-fn response(operation: Operation, body: Bytes) -> Response<Body> {
-    let kind = if operation.is_control() { "application/x-amz-json-1.1" } else { "application/json" };
+fn response(operation: Operation<'_>, body: Bytes) -> Response<Body> {
+    let kind = match operation {
+        Operation::Control(_) => "application/x-amz-json-1.1",
+        Operation::Runtime(..) => "application/json",
+    };
     let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
@@ -189,39 +144,14 @@ fn response(operation: Operation, body: Bytes) -> Response<Body> {
 
 #[cfg(test)]
 mod tests {
+    use http::{HeaderMap, Uri};
+
     use super::*;
-
-    fn call(method: Method, uri: &str, target: Option<&'static str>) -> Call {
-        let mut headers = HeaderMap::new();
-        if let Some(target) = target {
-            headers.insert(TARGET, HeaderValue::from_static(target));
-        }
-        Call { method, uri: uri.parse().expect("a URI"), headers, body: Bytes::new() }
-    }
-
-    #[test]
-    fn paths_are_matched_raw() {
-        let arn = "/FeatureGroup/arn%3Aaws%3Asagemaker%3Aus-east-1%3A123456789012%3Afeature-group%2Fmy-fg";
-        let put = call(Method::PUT, arn, None);
-        assert_eq!(Operation::of(&put), Some((Operation::PutRecord, &arn["/FeatureGroup/".len()..])));
-        let get = call(Method::GET, "/FeatureGroup/a?RecordIdentifierValueAsString=1%2F2", None);
-        assert_eq!(Operation::of(&get), Some((Operation::GetRecord, "a")));
-        assert_eq!(Operation::of(&call(Method::POST, "/FeatureGroup/a/ListRecords", None)), None);
-        assert_eq!(Operation::of(&call(Method::POST, "/FeatureGroup/a", None)), None);
-    }
-
-    #[test]
-    fn the_control_plane_is_told_by_its_target() {
-        let describe = call(Method::POST, "/", Some("SageMaker.DescribeFeatureGroup"));
-        assert_eq!(Operation::of(&describe), Some((Operation::DescribeFeatureGroup, "")));
-        assert_eq!(Operation::of(&call(Method::POST, "/", Some("SageMaker.CreateModel"))), None);
-        assert_eq!(Operation::of(&call(Method::POST, "/", Some("AmazonAthena.ListFeatureGroups"))), None);
-        assert_eq!(Operation::of(&call(Method::POST, "/", None)), None);
-    }
 
     #[test]
     fn an_sdks_invocation_id_is_the_write_id() {
-        let mut put = call(Method::PUT, "/FeatureGroup/a", None);
+        let (uri, body) = (Uri::from_static("/FeatureGroup/a"), Bytes::new());
+        let mut put = Call { method: Method::PUT, uri, headers: HeaderMap::new(), body };
         assert_eq!(put.write_id(), None);
         put.headers.insert(INVOCATION_ID, HeaderValue::from_static("00000000-0000-0000-0000-00000000000a"));
         assert_eq!(put.write_id(), Some(WriteId(10)));

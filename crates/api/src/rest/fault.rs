@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderName, Response, StatusCode};
 use serde_json::json;
 
-use super::{Call, TARGET};
+use super::Call;
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -93,8 +93,7 @@ impl Fault {
     }
 
     pub(crate) fn unknown_operation(call: &Call) -> Self {
-        let target = call.headers.get(TARGET).and_then(|target| target.to_str().ok());
-        let asked = target.map_or_else(|| format!("{} {}", call.method, call.uri.path()), ToOwned::to_owned);
+        let asked = call.target().map_or_else(|| format!("{} {}", call.method, call.uri.path()), ToOwned::to_owned);
         let message = format!("Granary does not serve the operation {asked}");
         Self::new(StatusCode::BAD_REQUEST, "UnknownOperationException", message)
     }
