@@ -1,7 +1,9 @@
 //! AWS's services on the one port: which of them a request is for, and who answers.
 //!
 //! SageMaker is answered by [`crate::rest`]; what lives above this crate (Athena, Glue, S3) comes in through
-//! [`AwsService`].
+//! [`AwsService`]. Where access keys are configured, every call passes [`signature::verify`] first, whatever it is for.
+
+pub mod signature;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -61,7 +63,7 @@ impl Service {
             "AWSGlue" => Some(Self::Glue),
             _ => None,
         });
-        let by_scope = || match signed_for(&call.headers)? {
+        let by_scope = || match signed_for(call)? {
             "athena" => Some(Self::Athena),
             "glue" => Some(Self::Glue),
             "s3" => Some(Self::S3),
@@ -72,14 +74,34 @@ impl Service {
         };
         by_target.or_else(by_scope).unwrap_or(Self::SageMaker)
     }
+
+    /// What its requests are signed for.
+    pub fn signing_name(self) -> &'static str {
+        match self {
+            Self::SageMaker => "sagemaker",
+            Self::Athena => "athena",
+            Self::Glue => "glue",
+            Self::S3 => "s3",
+            Self::Sts => "sts",
+            Self::Iam => "iam",
+            Self::LakeFormation => "lakeformation",
+        }
+    }
 }
 
-/// The service in the credential scope of `Authorization`:
-/// `AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …`.
-fn signed_for(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(AUTHORIZATION)?.to_str().ok()?;
-    let credential = text.split_once("Credential=")?.1.split(',').next()?;
-    let mut parts = credential.trim().rsplit('/');
+/// The service in the scope of the credential, `<key>/<date>/<region>/<service>/aws4_request`: of `Authorization`, or of
+/// a signed URL.
+fn signed_for(call: &Call) -> Option<&str> {
+    if let Some(header) = call.headers.get(AUTHORIZATION) {
+        let credential = header.to_str().ok()?.split_once("Credential=")?.1.split(',').next()?;
+        return service_in(credential.trim(), "/");
+    }
+    let credential = call.uri.query()?.split('&').find_map(|pair| pair.strip_prefix("X-Amz-Credential="))?;
+    service_in(credential, "%2F").or_else(|| service_in(credential, "/"))
+}
+
+fn service_in<'a>(credential: &'a str, slash: &str) -> Option<&'a str> {
+    let mut parts = credential.rsplit(slash);
     (parts.next()? == "aws4_request").then_some(())?;
     parts.next()
 }

@@ -17,6 +17,7 @@ use tower::ServiceExt;
 use tracing::Instrument;
 
 use crate::Readiness;
+use crate::aws::signature::{self, AccessKeys, Refusal};
 use crate::aws::{AwsService, Call, Service};
 use crate::rest::{Fault, Rest};
 
@@ -32,6 +33,7 @@ pub(crate) struct Edge {
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
     pub(crate) body_bytes_max: usize,
+    pub(crate) access_keys: Option<AccessKeys>,
 }
 
 pub(crate) async fn handle(State(edge): State<Arc<Edge>>, request: Request<Body>) -> Response<Body> {
@@ -65,10 +67,23 @@ impl Edge {
         };
         let call = Call { method: parts.method, uri: parts.uri, headers: parts.headers, body };
         let service = Service::of(&call);
+        if let Some(keys) = &self.access_keys {
+            let now = i64::try_from(self.platform.now_millis() / 1_000).unwrap_or(i64::MAX);
+            match signature::verify(keys, service, &call, now) {
+                Ok(caller) => tracing::debug!(access_key_id = caller.access_key_id, "signed"),
+                Err(refusal) => return self.refused(service, refusal),
+            }
+        }
         match self.aws.get(&service) {
             Some(handler) => handler.answer(service, call).await,
             None => self.rest.answer(call).await,
         }
+    }
+
+    fn refused(&self, service: Service, refusal: Refusal) -> Response<Body> {
+        tracing::debug!(service = service.signing_name(), ?refusal, "signature refused");
+        self.rest.refused(refusal.code(service));
+        refusal.into_response(service)
     }
 
     fn metrics(&self) -> Response<Body> {

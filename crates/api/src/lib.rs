@@ -12,7 +12,8 @@
 //! | what is signed for another AWS service | what [`Api::with_aws`] added |
 //! | `GET /metrics`, `/livez`, `/readyz` | operators |
 //!
-//! Requests are not authenticated: a SigV4 signature is accepted as it is and not verified.
+//! Requests to AWS's services must be signed (SigV4) where access keys are configured; gRPC and operators' requests are
+//! not authenticated.
 
 pub mod aws;
 mod edge;
@@ -33,6 +34,7 @@ use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic_health::server::HealthReporter;
 
+use aws::signature::AccessKeys;
 use aws::{AwsService, Service};
 use edge::Edge;
 use grpc::FeatureStoreService;
@@ -46,13 +48,20 @@ pub struct Settings {
     pub account_id: String,
     /// The AWS region in ARNs.
     pub region: String,
+    /// The keys that requests to AWS's services must be signed with; any request is taken without.
+    pub access_keys: Option<AccessKeys>,
     /// The largest body of a REST request, in bytes. A record of 350 KB whose every character is escaped takes 2 MB.
     pub body_bytes_max: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { account_id: "000000000000".into(), region: "us-east-1".into(), body_bytes_max: 16 << 20 }
+        Self {
+            account_id: "000000000000".into(),
+            region: "us-east-1".into(),
+            access_keys: None,
+            body_bytes_max: 16 << 20,
+        }
     }
 }
 
@@ -68,6 +77,7 @@ pub struct Api {
     grpc: RoutesBuilder,
     health: HealthReporter,
     aws: BTreeMap<Service, Arc<dyn AwsService>>,
+    routes: axum::Router,
 }
 
 impl Api {
@@ -77,7 +87,7 @@ impl Api {
         let (health, health_service) = tonic_health::server::health_reporter();
         let mut grpc = RoutesBuilder::default();
         grpc.add_service(health_service);
-        Self { router, settings, registry, readiness, grpc, health, aws: BTreeMap::new() }
+        Self { router, settings, registry, readiness, grpc, health, aws: BTreeMap::new(), routes: axum::Router::new() }
     }
 
     /// Adds a gRPC service, such as `granary.v1.Query`, on the same port.
@@ -101,6 +111,13 @@ impl Api {
     #[must_use]
     pub fn with_aws(mut self, services: &[Service], handler: &Arc<dyn AwsService>) -> Self {
         self.aws.extend(services.iter().map(|service| (*service, Arc::clone(handler))));
+        self
+    }
+
+    /// Adds plain HTTP routes, which go before everything else but have paths that nobody else uses.
+    #[must_use]
+    pub fn with_routes(mut self, routes: axum::Router) -> Self {
+        self.routes = self.routes.merge(routes);
         self
     }
 
@@ -132,8 +149,9 @@ impl Api {
             registry: self.registry,
             readiness: self.readiness,
             body_bytes_max: self.settings.body_bytes_max,
+            access_keys: self.settings.access_keys,
         };
-        Ok(axum::Router::new().fallback(edge::handle).with_state(Arc::new(edge)))
+        Ok(axum::Router::new().fallback(edge::handle).with_state(Arc::new(edge)).merge(self.routes))
     }
 }
 

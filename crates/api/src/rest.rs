@@ -4,7 +4,7 @@
 //! shape, checks the constraints that botocore leaves to the server (patterns, enums, maxima), and turns it into a
 //! command of the router. Members it does not know are ignored, as on AWS.
 //!
-//! Signatures (SigV4) are not verified and credentials are not looked at: whoever reaches the port may call.
+//! Who calls was settled before ([`crate::aws::signature`]); what a caller may do is not decided yet.
 //! What is the same, what differs and what is absent stands in `docs/api/sagemaker.md`.
 
 mod batch_get_record;
@@ -98,6 +98,11 @@ pub(crate) struct Rest {
 impl Rest {
     pub(crate) fn new(router: Router, settings: Settings, metrics: Arc<Metrics>) -> Self {
         Self { router, settings, metrics }
+    }
+
+    /// Counts a request that its signature kept out.
+    pub(crate) fn refused(&self, code: &'static str) {
+        self.metrics.answered("aws", "signature", code, 0.0);
     }
 
     /// Answers any request, also one that is for nothing here.

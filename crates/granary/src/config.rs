@@ -76,6 +76,7 @@ pub(crate) struct Compactor {
     pub(crate) flush_interval: Duration,
     pub(crate) flush_bytes: ByteCount,
     pub(crate) poll: Duration,
+    pub(crate) foreign_files_interval: Duration,
 }
 
 /// SQL and point-in-time joins.
@@ -105,6 +106,7 @@ pub(crate) struct Sagemaker {
     pub(crate) account_id: String,
     pub(crate) region: String,
     pub(crate) default_s3_uri: String,
+    pub(crate) access_keys: Option<SecretRef>,
 }
 
 /// What is said on standard error.
@@ -160,6 +162,7 @@ impl Default for Compactor {
             flush_interval: Duration::from_secs(5),
             flush_bytes: ByteCount::mib(64),
             poll: Duration::from_millis(200),
+            foreign_files_interval: Duration::from_secs(30),
         }
     }
 }
@@ -181,6 +184,7 @@ impl Default for Sagemaker {
             account_id: "000000000000".to_owned(),
             region: "us-east-1".to_owned(),
             default_s3_uri: "s3://granary".to_owned(),
+            access_keys: None,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use granary_api::aws::signature::AccessKeys;
 use granary_offline_store::{Options, Warehouse};
 use granary_platform::Platform;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -58,12 +59,23 @@ impl<'a> Parts<'a> {
         }
     }
 
-    pub(crate) fn api(&self) -> granary_api::Settings {
-        granary_api::Settings {
-            account_id: self.config.sagemaker.account_id.clone(),
-            region: self.config.sagemaker.region.clone(),
+    /// # Errors
+    /// When the access keys cannot be read.
+    pub(crate) fn api(&self) -> anyhow::Result<granary_api::Settings> {
+        let sagemaker = &self.config.sagemaker;
+        let access_keys = match &sagemaker.access_keys {
+            Some(reference) => {
+                let text = reference.resolve().map_err(anyhow::Error::msg)?;
+                Some(AccessKeys::parse(&text).map_err(anyhow::Error::msg).context("read sagemaker.access_keys")?)
+            }
+            None => None,
+        };
+        Ok(granary_api::Settings {
+            account_id: sagemaker.account_id.clone(),
+            region: sagemaker.region.clone(),
+            access_keys,
             ..granary_api::Settings::default()
-        }
+        })
     }
 
     pub(crate) fn compactor(&self) -> granary_compactor::Settings {
@@ -71,6 +83,7 @@ impl<'a> Parts<'a> {
             flush_interval: self.config.compactor.flush_interval,
             flush_bytes: size(self.config.compactor.flush_bytes.0),
             poll: self.config.compactor.poll,
+            foreign_files_interval: self.config.compactor.foreign_files_interval,
             ..granary_compactor::Settings::default()
         }
     }
