@@ -85,10 +85,17 @@ class Server:
 
     def granary(self, *arguments):
         """A client command; its output as JSON."""
+        return json.loads(self.output(*arguments))
+
+    def rows(self, *arguments):
+        """A client command that writes rows; a dictionary each, without what is null."""
+        return [json.loads(line) for line in self.output(*arguments).splitlines()]
+
+    def output(self, *arguments):
         command = [str(binary()), *arguments, "--endpoint", self.endpoint, "--output", "json", *self.settings]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=self.environment)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
-        return json.loads(done.stdout)
+        return done.stdout
 
     def metric(self, name):
         """The sum of a metric over its labels."""

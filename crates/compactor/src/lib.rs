@@ -27,6 +27,7 @@
 
 mod error;
 mod flush;
+mod foreign;
 mod health;
 mod loss;
 mod marks;

@@ -10,6 +10,7 @@ pub(crate) struct Metrics {
     pub(crate) rows: IntCounter,
     pub(crate) files: IntCounter,
     pub(crate) file_bytes: IntCounter,
+    pub(crate) foreign_files: IntCounterVec,
     pub(crate) commits: IntCounter,
     pub(crate) conflicts: IntCounter,
     pub(crate) failures: IntCounterVec,
@@ -33,6 +34,16 @@ impl Metrics {
             rows: counter("granary_compactor_rows_total", "Rows committed")?,
             files: counter("granary_compactor_files_total", "Files committed")?,
             file_bytes: counter("granary_compactor_file_bytes_total", "Bytes of the committed files")?,
+            foreign_files: registered(
+                registry,
+                IntCounterVec::new(
+                    Opts::new(
+                        "granary_compactor_foreign_files_total",
+                        "Files of other programs that became part of a table, or cannot",
+                    ),
+                    &["outcome"],
+                )?,
+            )?,
             commits: counter("granary_compactor_commits_total", "Table commits made")?,
             conflicts: counter(
                 "granary_compactor_conflicts_total",

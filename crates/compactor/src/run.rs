@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::error::chain;
 use crate::flush::{StreamOutcome, flush};
+use crate::foreign::{self, ForeignFiles};
 use crate::health::Rests;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, ReadAnswer};
@@ -38,6 +39,7 @@ pub struct Compactor {
     tables: Tables,
     tails: BTreeMap<StreamId, Tail>,
     audits: Audits,
+    foreign: ForeignFiles,
 }
 
 impl fmt::Debug for Compactor {
@@ -65,6 +67,7 @@ impl Compactor {
             metrics: Metrics::register(registry)?,
             tails: BTreeMap::new(),
             audits: Audits { due: platform.instant(), last: None, last_failing: None, of_failing: false },
+            foreign: ForeignFiles::new(platform.instant() + settings.foreign_files_interval),
             platform,
             catalog,
             settings,
@@ -90,6 +93,7 @@ impl Compactor {
             }
             self.acknowledge(&catalog).await;
             self.audit(&catalog).await;
+            self.look_for_foreign_files(&catalog).await;
             self.observe();
             if fresh == 0 {
                 self.wait().await;
@@ -251,6 +255,31 @@ impl Compactor {
                 self.tables.keep(table);
             }
             Err(error) => self.tables.failing.note(group, &error),
+        }
+    }
+
+    /// Looks at one group's directory when it is time.
+    async fn look_for_foreign_files(&mut self, catalog: &CatalogView) {
+        let (now, interval) = (self.platform.instant(), self.settings.foreign_files_interval);
+        if interval.is_zero() || now < self.foreign.due {
+            return;
+        }
+        let Some(group) = self.foreign.next(catalog) else {
+            self.foreign.due = now + interval;
+            return;
+        };
+        let (kept, warehouse) = (self.tables.take(group.id), self.tables.warehouse());
+        let may_create = self.tables.marks.of(group.id).is_empty();
+        let verdicts = self.foreign.verdicts(group.id);
+        let look = foreign::look(kept, &warehouse, &group, may_create, verdicts);
+        match self.platform.apart_from_time(look).await {
+            Ok(Some((table, taken))) => {
+                foreign::tell(&group, &taken, &self.metrics);
+                self.tables.keep(table);
+            }
+            Ok(None) => {}
+            // A table that is lost or cannot be reached is told of by whoever has to write to it.
+            Err(error) => tracing::debug!(group = group.name, error = chain(&error), "look for foreign files, later"),
         }
     }
 

@@ -24,6 +24,8 @@ pub struct Settings {
     pub tables_open_max: usize,
     /// How often one of the tables that have nothing to be written is looked at, whether it is still there. Each in turn.
     pub audit_interval: Duration,
+    /// How often each table's directory is listed for files that other programs wrote; zero means never.
+    pub foreign_files_interval: Duration,
     /// The first wait after a failure; doubled with each one more, up to `backoff_max`, and shortened by chance to
     /// half of it at the least.
     pub backoff_min: Duration,
@@ -43,6 +45,7 @@ impl Default for Settings {
             tables_in_flight: 4,
             tables_open_max: 256,
             audit_interval: Duration::from_secs(5),
+            foreign_files_interval: Duration::from_secs(30),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             hook: None,

@@ -3,7 +3,8 @@
 //! A [`Warehouse`] is the root of an object store; an [`OfflineTable`] is one feature group's table in it. The
 //! compactor writes rows into Parquet files ([`OfflineTable::write_files`]) and commits the files of a flush together
 //! with the change-log offsets they reach ([`OfflineTable::append`]); the query service reads
-//! ([`OfflineTable::delta`]). Columns, directories and commit are described in `docs/formats/offline-table.md`.
+//! ([`OfflineTable::delta`]). Files that other programs wrote below a table become part of it by
+//! [`OfflineTable::take_in_foreign_files`]. Columns, directories and commit are described in `docs/formats/offline-table.md`.
 //!
 //! Not here: when to flush, what to acknowledge (`granary-compactor`), SQL (`granary-query`), rewriting small files,
 //! vacuum. A file that was written but not committed, because its writer died, belongs to no table version: no
@@ -18,6 +19,7 @@ mod bucket;
 mod commit;
 mod durable;
 mod error;
+mod foreign;
 mod layout;
 mod parquet_file;
 mod schema;
@@ -28,6 +30,7 @@ mod warehouse;
 pub use batch::{OfflineRow, Operation, record_batch};
 pub use commit::{OffsetMove, Outcome};
 pub use error::Error;
+pub use foreign::{TakenIn, Verdicts};
 pub use layout::{directory, file_name};
 pub use parquet_file::WrittenFile;
 pub use schema::{

@@ -9,6 +9,7 @@ use deltalake_core::DeltaTableBuilder;
 use deltalake_core::logstore::{
     LogStore, LogStoreFactory, LogStoreRef, ObjectStoreRef, StorageConfig, default_logstore, logstore_factories,
 };
+use futures::TryStreamExt;
 use granary_platform::Platform;
 use granary_types::FeatureGroup;
 use object_store::path::Path;
@@ -17,6 +18,7 @@ use url::Url;
 
 use crate::bucket;
 use crate::durable::DurableLocal;
+use crate::foreign::is_data;
 use crate::layout::table_url;
 use crate::{Error, OfflineTable, Options, Settings};
 
@@ -114,6 +116,21 @@ impl Warehouse {
     /// As [`Self::table`].
     pub async fn existing_table(&self, group: &FeatureGroup) -> Result<Option<OfflineTable>, Error> {
         OfflineTable::open_existing(group, self.log_store(group)?, self).await
+    }
+
+    /// Whether there are Parquet files at the place of a group's table.
+    ///
+    /// # Errors
+    /// [`Error::NoOfflineStore`], [`Error::Location`], [`Error::ObjectStore`].
+    pub async fn has_files(&self, group: &FeatureGroup) -> Result<bool, Error> {
+        let store = self.log_store(group)?.object_store(None);
+        let mut listing = store.list(None);
+        while let Some(meta) = listing.try_next().await? {
+            if is_data(meta.location.as_ref()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn log_store(&self, group: &FeatureGroup) -> Result<LogStoreRef, Error> {

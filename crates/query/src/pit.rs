@@ -26,6 +26,7 @@ use arrow::error::ArrowError;
 use thiserror::Error as ThisError;
 
 mod cut_off;
+mod events;
 mod fold;
 mod history;
 mod keys;
@@ -33,6 +34,7 @@ mod keys;
 mod oracle;
 mod spine;
 
+pub(crate) use events::names as placing_columns;
 pub use history::{History, HistoryBuilder};
 pub use spine::Spine;
 
@@ -122,6 +124,9 @@ pub struct JoinSpec {
     pub key_column: String,
     /// The history's column that holds it: the group's record identifier feature.
     pub identifier: String,
+    /// The history's column that holds the event time feature, by which rows of other programs are placed; without it
+    /// such rows are refused.
+    pub event_time: Option<String>,
     /// The features to take, in order.
     pub features: Vec<JoinedFeature>,
     /// Winners whose event time is more than this many seconds before the row's cut-off count as absent.

@@ -17,7 +17,7 @@ use granary_proto::v1::{JoinedFeatureGroup, PointInTimeJoinRequest};
 use granary_types::{ErrorKind, EventTime, FeatureGroup};
 
 use crate::Error;
-use crate::pit::{HistoryBuilder, Join, JoinSpec, JoinedFeature, Spine, provenance};
+use crate::pit::{HistoryBuilder, Join, JoinSpec, JoinedFeature, Spine, placing_columns, provenance};
 use crate::sql::Session;
 
 mod naming;
@@ -81,6 +81,7 @@ fn side(
     let spec = JoinSpec {
         key_column: key_column.clone(),
         identifier,
+        event_time: Some(group.event_time_feature().name.clone()),
         features,
         look_back_seconds: (join.look_back_seconds > 0).then_some(join.look_back_seconds),
         only_written_by_cut_off: request.only_written_by_cut_off,
@@ -162,10 +163,11 @@ fn events_in_sight(
             in_sight = in_sight.and(recent.or(ident(provenance::OPERATION).eq(lit("reset"))));
         }
     }
-    // A row that another program added without provenance must not be filtered away in silence.
+    // Rows of other programs have no such column and are placed by others.
     in_sight = in_sight.or(ident(provenance::EVENT_TIME).is_null());
     let features = spec.features.iter().map(|feature| feature.feature.as_str());
-    let mut names: Vec<&str> = [spec.identifier.as_str()].into_iter().chain(provenance::ALL).chain(features).collect();
+    let placing = placing_columns(spec.event_time.as_deref());
+    let mut names: Vec<&str> = [spec.identifier.as_str()].into_iter().chain(placing).chain(features).collect();
     names.sort_unstable();
     names.dedup();
     let columns: Vec<Expr> = names.into_iter().map(ident).collect();

@@ -2,6 +2,7 @@
 
 mod commits;
 mod faults;
+mod foreign;
 mod support;
 mod tables;
 mod values;

@@ -5,32 +5,23 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
-use arrow::compute::{BatchCoalescer, cast, filter_record_batch, interleave, is_not_null};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType, UInt32Type};
+use arrow::compute::{BatchCoalescer, filter_record_batch, interleave, is_not_null};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
 use granary_types::invariants::{Invariant, check};
-use granary_types::{EventTime, Version, WriteStamp, supersedes};
+use granary_types::{EventTime, Version, supersedes};
 
+use super::events::{self, Events, Operation};
 use super::fold::Fold;
 use super::keys::Keys;
 use super::spine::{Spine, column_index};
-use super::{Error, JoinSpec, provenance};
+use super::{Error, JoinSpec};
 
 /// Rows of the history that are kept together; small enough that a batch of wide records stays in megabytes.
 const KEPT_BATCH_ROWS: usize = 8_192;
-/// The columns of a kept batch before its features: key number and provenance.
-const LEADING_COLUMNS: usize = 1 + provenance::ALL.len();
 /// PIT-2 is checked against at most this many visible events of the record, so that debug builds stay usable.
 const CHECKED_EVENTS_MAX: usize = 64;
 /// In the index: no version wins.
 const NO_WINNER: u32 = u32::MAX;
-
-/// What an event does to its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Put,
-    Delete,
-    Reset,
-}
 
 /// One row of the offline table without its features.
 #[derive(Debug, Clone, Copy)]
@@ -84,10 +75,13 @@ impl HistoryBuilder {
         let spine_keys =
             key_columns.into_iter().map(|column| keys.number(&key_name, column)).collect::<Result<Vec<_>, _>>()?;
 
+        let placing = events::names(spec.event_time.as_deref());
+        let places = placing
+            .iter()
+            .map(|name| column_index("the feature group's history", schema, name))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut kept = vec![Arc::new(Field::new("key", DataType::UInt32, true))];
-        for name in provenance::ALL {
-            kept.push(Arc::new(field_of(name)?.clone().with_nullable(true)));
-        }
+        kept.extend(events::fields(schema, &places).into_iter().map(Arc::new));
         let mut fields = Vec::with_capacity(spec.features.len());
         for feature in &spec.features {
             let kind = field_of(&feature.feature)?.data_type().clone();
@@ -114,9 +108,8 @@ impl HistoryBuilder {
         }
         let named = is_not_null(&numbers)?;
         let mut columns: Vec<ArrayRef> = vec![Arc::new(numbers)];
-        let names =
-            provenance::ALL.into_iter().chain(self.spec.features.iter().map(|feature| feature.feature.as_str()));
-        for name in names {
+        let features = self.spec.features.iter().map(|feature| feature.feature.as_str());
+        for name in events::names(self.spec.event_time.as_deref()).into_iter().chain(features) {
             columns.push(column(name)?);
         }
         let wide = RecordBatch::try_new(self.kept.schema(), columns)?;
@@ -160,8 +153,9 @@ impl HistoryBuilder {
     fn index_completed(&mut self) -> Result<(), Error> {
         while let Some(batch) = self.kept.next_completed_batch() {
             let index = u32::try_from(self.features.first().map_or(0, Vec::len)).map_err(|_| Error::TooManyEvents)?;
-            read_events(&batch, index, &mut self.events)?;
-            for (column, feature) in self.features.iter_mut().zip(&batch.columns()[LEADING_COLUMNS..]) {
+            read_events(&batch, index, self.spec.event_time.is_some(), &mut self.events)?;
+            let leading = batch.num_columns() - self.features.len();
+            for (column, feature) in self.features.iter_mut().zip(&batch.columns()[leading..]) {
                 self.bytes += feature.get_array_memory_size();
                 column.push(ArrayRef::clone(feature));
             }
@@ -170,59 +164,22 @@ impl HistoryBuilder {
     }
 }
 
-/// Reads key numbers and provenance of a kept batch.
-fn read_events(batch: &RecordBatch, index: u32, events: &mut Vec<Event>) -> Result<(), Error> {
-    let leading = |at: usize, kind: &DataType| -> Result<ArrayRef, Error> {
-        let array = cast(batch.column(at), kind)?;
-        if array.null_count() > 0 {
-            let name = batch.schema_ref().field(at).name().clone();
-            let reason = format!("column {name:?} is null in a row, which another program may have written");
-            return Err(Error::Damaged { reason });
-        }
-        Ok(array)
-    };
-    let keys = leading(0, &DataType::UInt32)?;
-    let micros = leading(1, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
-    let nanos = leading(2, &DataType::UInt32)?;
-    let stamps = leading(3, &DataType::Int64)?;
-    let operations = leading(4, &DataType::Utf8)?;
-    let (keys, micros) = (keys.as_primitive::<UInt32Type>(), micros.as_primitive::<TimestampMicrosecondType>());
-    let (nanos, stamps) = (nanos.as_primitive::<UInt32Type>(), stamps.as_primitive::<Int64Type>());
-    let operations = operations.as_string::<i32>();
+/// Reads the key numbers and events of a kept batch.
+fn read_events(batch: &RecordBatch, index: u32, with_others: bool, events: &mut Vec<Event>) -> Result<(), Error> {
+    let keys = batch.column(0).as_primitive::<UInt32Type>();
+    let read = Events::read(batch, 1, with_others)?;
     events.reserve(batch.num_rows());
     for row in 0..batch.num_rows() {
-        let version =
-            Version { event_time: event_time(micros.value(row), nanos.value(row))?, stamp: stamp(stamps.value(row))? };
+        let (version, operation) = read.event(row)?;
         events.push(Event {
             version,
             key: keys.value(row),
             batch: index,
             row: u32::try_from(row).map_err(|_| Error::TooManyEvents)?,
-            operation: operation(operations.value(row))?,
+            operation,
         });
     }
     Ok(())
-}
-
-fn event_time(micros: i64, nanos: u32) -> Result<EventTime, Error> {
-    if nanos > 999 {
-        return Err(Error::Damaged { reason: format!("event nanoseconds below the microsecond are {nanos}") });
-    }
-    EventTime::from_nanos(i128::from(micros) * 1_000 + i128::from(nanos))
-        .map_err(|error| Error::Damaged { reason: error.message })
-}
-
-fn stamp(value: i64) -> Result<WriteStamp, Error> {
-    u64::try_from(value).map(WriteStamp).map_err(|_| Error::Damaged { reason: format!("write stamp is {value}") })
-}
-
-fn operation(text: &str) -> Result<Operation, Error> {
-    match text {
-        "put" => Ok(Operation::Put),
-        "delete" => Ok(Operation::Delete),
-        "reset" => Ok(Operation::Reset),
-        other => Err(Error::Damaged { reason: format!("unknown operation {other:?}") }),
-    }
 }
 
 /// Where each key's events begin, and after the last key where they end.

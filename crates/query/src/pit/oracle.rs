@@ -105,6 +105,7 @@ fn spec(rules: Rules) -> JoinSpec {
     JoinSpec {
         key_column: "key".to_owned(),
         identifier: "id".to_owned(),
+        event_time: None,
         features: vec![feature("number"), feature("text")],
         look_back_seconds: rules.look_back_seconds,
         only_written_by_cut_off: rules.only_written_by_cut_off,
