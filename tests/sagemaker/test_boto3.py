@@ -1,6 +1,9 @@
 """The eight operations of the first contract, driven by boto3 from PyPI (contract sections 1 to 3)."""
 
 import datetime
+import json
+import urllib.error
+import urllib.request
 
 import pytest
 from botocore.exceptions import ClientError
@@ -261,3 +264,16 @@ def test_wrong_groups_are_not_created(control, name, wrong):
     assert (code, status) == ("ValidationException", 400)
     assert message
     assert control.list_feature_groups(NameContains=name)["FeatureGroupSummaries"] == []
+
+
+def test_a_script_waits_for_offline_rows_by_http(server, control, runtime, name):
+    create_users(control, name)
+    put(runtime, name, user_id="1", event_time="2024-01-01T00:00:00Z")
+    wait = f"{server.endpoint}/-/offline/wait?feature_group="
+    with urllib.request.urlopen(f"{wait}{name}&timeout_ms=60000", timeout=90) as answer:
+        assert json.load(answer) == {"caught_up": True, "pending_events": 0}
+    assert server.rows("sql", f'SELECT user_id FROM "{name}"') == [{"user_id": "1"}]
+    for query, status in (("nobody", 404), (f"{name}&timeout_ms=soon", 400), (f"{name}&unknown=1", 400)):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(wait + query, timeout=30)
+        assert caught.value.code == status

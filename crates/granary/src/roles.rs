@@ -9,6 +9,7 @@
 //! | `dev` | all of it in one process | a disk |
 
 pub(crate) mod dev;
+mod http;
 mod parts;
 pub(crate) mod ports;
 
@@ -63,7 +64,7 @@ pub(crate) async fn router(config: Config, platform: Platform) -> anyhow::Result
     let router = granary_router::Router::new(platform.clone(), catalog, parts.router(), &registry);
     let ready = router.clone();
     let readiness = Arc::new(move || ready.ready().map_err(|error| error.to_string()));
-    let api = granary_api::Api::new(router, parts.api(), registry, readiness).into_service().await?;
+    let api = granary_api::Api::new(router, parts.api()?, registry, readiness).into_service().await?;
     tracing::info!(listen = %listener.local_addr()?, "router serves");
     let server = serve(&platform, listener, api);
     let told = until_told_to_stop(&platform).await;
@@ -110,12 +111,13 @@ pub(crate) async fn query(config: Config, platform: Platform) -> anyhow::Result<
     let runtime = parts::query_runtime()?;
     let settings = parts.query(Some(runtime.handle().clone()));
     let seen = catalog.clone();
-    let service = QueryService::new(platform.clone(), catalog, warehouse, settings, &registry)?;
+    let service = Arc::new(QueryService::new(platform.clone(), catalog, warehouse, settings, &registry)?);
     let readiness = Arc::new(move || {
         if seen.borrow().version > 0 { Ok(()) } else { Err("the catalog has not been received yet".to_owned()) }
     });
     let probes = serve(&platform, probes, Probes::new(registry, readiness).into_service());
-    let port = ports::grpc_service(QueryServer::new(service)).await?;
+    let routes = http::routes(&service);
+    let port = ports::grpc_service(QueryServer::from_arc(service)).await?.merge(routes);
     tracing::info!(listen = %listener.local_addr()?, "query service serves");
     let server = serve(&platform, listener, port);
     let told = until_told_to_stop(&platform).await;

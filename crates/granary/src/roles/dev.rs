@@ -28,6 +28,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinHandle;
 
+use super::http;
 use super::parts::{Parts, query_runtime};
 use super::ports::{bind, serve, until_told_to_stop};
 use crate::config::Config;
@@ -138,7 +139,7 @@ impl Cluster {
         let compactor = platform.spawn(TaskKind::Service, "compactor", compactor.run());
         let queries = QueryThreads(Some(query_runtime()?));
         let settings = parts.query(queries.handle());
-        let query = QueryService::new(platform.clone(), catalog.clone(), warehouse, settings, &registry)?;
+        let query = Arc::new(QueryService::new(platform.clone(), catalog.clone(), warehouse, settings, &registry)?);
 
         let router = granary_router::Router::new(platform.clone(), catalog, parts.router(), &registry);
         let ready: Readiness = {
@@ -146,8 +147,9 @@ impl Cluster {
             Arc::new(move || readiness(&router, &nodes))
         };
         let endpoint = format!("http://{}", api.local_addr()?);
-        let service = granary_api::Api::new(router, parts.api(), registry, Arc::clone(&ready))
-            .with_grpc(QueryServer::new(query))
+        let service = granary_api::Api::new(router, parts.api()?, registry, Arc::clone(&ready))
+            .with_routes(http::routes(&query))
+            .with_grpc(QueryServer::from_arc(query))
             // For `granary status` against this port.
             .with_grpc(MetaServer::new(with_meta.meta_service()))
             .into_service()
