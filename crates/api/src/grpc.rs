@@ -161,6 +161,41 @@ impl FeatureStore for FeatureStoreService {
         self.answer("DeleteFeatureGroup", work).await
     }
 
+    async fn update_feature_group(
+        &self,
+        request: Request<v1::UpdateFeatureGroupRequest>,
+    ) -> Result<Response<v1::FeatureGroup>, Status> {
+        let work = async {
+            let group = self.router.update_feature_group(request.into_inner()).await?;
+            Ok(feature_group_to_wire(&group))
+        };
+        self.answer("UpdateFeatureGroup", work).await
+    }
+
+    async fn update_feature_metadata(
+        &self,
+        request: Request<v1::UpdateFeatureMetadataRequest>,
+    ) -> Result<Response<v1::FeatureGroup>, Status> {
+        let work = async {
+            let group = self.router.update_feature_metadata(request.into_inner()).await?;
+            Ok(feature_group_to_wire(&group))
+        };
+        self.answer("UpdateFeatureMetadata", work).await
+    }
+
+    async fn update_tags(&self, request: Request<v1::UpdateTagsRequest>) -> Result<Response<v1::FeatureGroup>, Status> {
+        let work = async {
+            let group = self.router.update_tags(request.into_inner()).await?;
+            Ok(feature_group_to_wire(&group))
+        };
+        self.answer("UpdateTags", work).await
+    }
+
+    async fn search(&self, request: Request<v1::SearchRequest>) -> Result<Response<v1::SearchResponse>, Status> {
+        let work = async { Ok(messages::found(self.router.search(request.into_inner()).await?)) };
+        self.answer("Search", work).await
+    }
+
     async fn put_record(&self, request: Request<v1::PutRecordRequest>) -> Result<Response<v1::WriteResponse>, Status> {
         let timeout = timeout_of(request.metadata());
         let work = async {

@@ -4,6 +4,7 @@
 //!   make equal states on every replica. Times stand in the commands.
 //! * [`CatalogView`] is what everybody else reads: immutable, shared, made for look-ups by name, id and slot.
 //! * [`watch`] keeps a view up to date from any node of the cluster.
+//! * [`search`] finds feature groups and features by what is said about them.
 //! * [`offline`] says where a new group's history shall lie and what SQL clients call it.
 //!
 //! The catalog never decides who owns a slot: a shard's own log does, at apply (RG-1). A stale view therefore costs a
@@ -11,6 +12,7 @@
 
 mod entries;
 pub mod offline;
+pub mod search;
 mod state;
 mod view;
 pub mod watch;

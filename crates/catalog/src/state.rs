@@ -11,6 +11,8 @@ mod feature_groups;
 mod nodes;
 mod shards;
 mod snapshot;
+mod tags;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,13 +96,14 @@ impl CatalogState {
         let outcome = match command.command.as_ref().ok_or(UnknownCommand { index })? {
             Command::RegisterNode(register) => self.register_node(register).map(|node| Outcome::Node(node.0)),
             Command::CreateShards(create) => self.create_shards(create).map(|()| Outcome::Done(true)),
-            Command::CreateFeatureGroup(create) => {
-                self.create_group(create).map(|group| Outcome::FeatureGroup(feature_group_to_wire(&group)))
-            }
+            Command::CreateFeatureGroup(create) => self.create_group(create).map(|group| group_of(&group)),
             Command::DeleteFeatureGroup(delete) => self.delete_group(delete).map(|()| Outcome::Done(true)),
+            Command::UpdateFeatureGroup(update) => self.update_group(update).map(|group| group_of(&group)),
+            Command::UpdateFeature(update) => self.update_feature(update).map(|group| group_of(&group)),
+            Command::UpdateTags(update) => self.update_tags(update).map(|group| group_of(&group)),
         };
         self.version = index;
-        Ok(MetaReply { result: Some(outcome.unwrap_or_else(refusal)) })
+        Ok(MetaReply { version: index, result: Some(outcome.unwrap_or_else(refusal)) })
     }
 
     /// What readers see of this state. Costs a pass over nodes, shards and groups; the specs are shared.
@@ -114,6 +117,10 @@ impl CatalogState {
             self.groups.values().cloned().collect(),
         )
     }
+}
+
+fn group_of(group: &FeatureGroup) -> Outcome {
+    Outcome::FeatureGroup(feature_group_to_wire(group))
 }
 
 fn refusal(error: Error) -> Outcome {

@@ -68,6 +68,7 @@ pub(crate) struct Router {
     pub(crate) listen: String,
     pub(crate) deadline: Duration,
     pub(crate) max_in_flight: u32,
+    pub(crate) feature_groups_max: u32,
 }
 
 /// Change log to Parquet.
@@ -152,7 +153,12 @@ impl Default for Node {
 
 impl Default for Router {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:7460".to_owned(), deadline: Duration::from_secs(10), max_in_flight: 16_384 }
+        Self {
+            listen: "127.0.0.1:7460".to_owned(),
+            deadline: Duration::from_secs(10),
+            max_in_flight: 16_384,
+            feature_groups_max: 1_000,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown => 4,
         ErrorKind::InUse => 5,
         ErrorKind::Forbidden => 6,
+        ErrorKind::LimitExceeded => 7,
     }
 }
 
@@ -96,6 +97,7 @@ mod tests {
                 ("not_found", 3),
                 ("in_use", 5),
                 ("forbidden", 6),
+                ("limit_exceeded", 7),
                 ("overloaded", 4),
                 ("unavailable", 4),
                 ("unknown", 4),

@@ -54,6 +54,28 @@ impl FeatureStore for Stub {
         answer(&request.into_inner().name, DeleteFeatureGroupResponse {})
     }
 
+    async fn update_feature_group(
+        &self,
+        _: Request<UpdateFeatureGroupRequest>,
+    ) -> Result<Response<FeatureGroup>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn update_feature_metadata(
+        &self,
+        _: Request<UpdateFeatureMetadataRequest>,
+    ) -> Result<Response<FeatureGroup>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn update_tags(&self, _: Request<UpdateTagsRequest>) -> Result<Response<FeatureGroup>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn search(&self, _: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn put_record(&self, request: Request<PutRecordRequest>) -> Result<Response<WriteResponse>, Status> {
         let request = request.into_inner();
         // The session says how many values came, to be seen in the answer.
@@ -141,6 +163,7 @@ fn every_kind_of_error_has_its_exit_code_whatever_the_command() {
             ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown => 4,
             ErrorKind::InUse => 5,
             ErrorKind::Forbidden => 6,
+            ErrorKind::LimitExceeded => 7,
         };
         let group = kind_code(kind);
         for arguments in [

@@ -24,7 +24,7 @@ impl Failure {
     pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::Refused(error) if matches!(
             error.kind,
-            ErrorKind::Invalid | ErrorKind::Forbidden | ErrorKind::Overloaded
+            ErrorKind::Invalid | ErrorKind::Forbidden | ErrorKind::LimitExceeded | ErrorKind::Overloaded
         )) || matches!(self, Self::TooLarge)
     }
 

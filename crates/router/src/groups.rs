@@ -1,13 +1,14 @@
-//! Feature groups: created and deleted by the meta group, described from the catalog as this router knows it.
+//! Feature groups: created and deleted by the meta group, described from the catalog as this router knows it. What
+//! changes them is in [`crate::changes`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use granary_catalog::{CatalogView, OfflineDefaults, resolve_offline};
-use granary_proto::convert::{feature_group_from_wire, kind_of_code};
+use granary_proto::convert::{feature_group_from_wire, features_from_wire, kind_of_code};
 use granary_proto::internal::meta_command::Command;
 use granary_proto::internal::meta_reply::Result as Reply;
-use granary_proto::internal::{CreateGroup, DeleteGroup, MetaCommand, MetaError, ProposeRequest};
+use granary_proto::internal::{CreateGroup, DeleteGroup, MetaCommand, MetaError, MetaReply, ProposeRequest};
 use granary_proto::v1::CreateFeatureGroupRequest;
 use granary_types::{Error, ErrorKind, FeatureGroup};
 
@@ -19,9 +20,11 @@ use crate::failure::Failure;
 const CREATIONS_MAX: u32 = 5;
 
 /// What the meta group answered, and whether it was asked before: an earlier attempt may have been applied too.
-struct Proposed {
-    reply: Reply,
-    is_retry: bool,
+pub(crate) struct Proposed {
+    pub(crate) reply: Reply,
+    /// The catalog's version after it.
+    pub(crate) version: u64,
+    pub(crate) is_retry: bool,
 }
 
 impl Router {
@@ -29,8 +32,8 @@ impl Router {
     /// finds it.
     ///
     /// # Errors
-    /// `Invalid` for a group that breaks a rule; `InUse` when the name is taken; `Unavailable` or `Unknown` when the
-    /// meta group did not answer.
+    /// `Invalid` for a group that breaks a rule; `InUse` when the name is taken; `LimitExceeded` when there are as many
+    /// groups as may be; `Unavailable` or `Unknown` when the meta group did not answer.
     pub async fn create_feature_group(&self, request: CreateFeatureGroupRequest) -> Result<Arc<FeatureGroup>, Error> {
         let began = self.shared.platform.instant();
         // Boxed: the command travels in it, and callers should not carry its size.
@@ -63,8 +66,15 @@ impl Router {
     ) -> Result<Option<Arc<FeatureGroup>>, Error> {
         let settings = &self.shared.settings;
         let name = request.name.clone();
-        let mut create =
-            CreateGroup { request: Some(request), now_ms, resolved_uri: String::new(), data_catalog: None };
+        for feature in features_from_wire(0, &request.features)? {
+            feature.check_described()?;
+        }
+        let mut create = CreateGroup {
+            request: Some(request),
+            now_ms,
+            feature_groups_max: settings.feature_groups_max,
+            ..CreateGroup::default()
+        };
         let defaults = OfflineDefaults {
             account: settings.account_id.clone(),
             region: settings.region.clone(),
@@ -157,7 +167,7 @@ impl Router {
     }
 
     /// Has the meta group run a command, by way of any node.
-    async fn propose(&self, command: Command, deadline: Deadline) -> Result<Proposed, Error> {
+    pub(crate) async fn propose(&self, command: Command, deadline: Deadline) -> Result<Proposed, Error> {
         let request = ProposeRequest { command: Some(MetaCommand { command: Some(command) }) };
         let (platform, settings) = (&self.shared.platform, &self.shared.settings);
         let mut backoff = Backoff::new();
@@ -170,9 +180,11 @@ impl Router {
                 let Some(time) = deadline.remaining(platform, settings.attempt_timeout) else { break };
                 let mut client = self.shared.nodes.meta(&node.address)?;
                 let failure = match tokio::time::timeout(time, client.propose(request.clone())).await {
-                    Ok(Ok(response)) => match response.into_inner().reply.and_then(|reply| reply.result) {
-                        Some(reply) => return Ok(Proposed { reply, is_retry }),
-                        None => Failure::Lost(odd_reply()),
+                    Ok(Ok(response)) => match response.into_inner().reply {
+                        Some(MetaReply { version, result: Some(reply) }) => {
+                            return Ok(Proposed { reply, version, is_retry });
+                        }
+                        Some(MetaReply { result: None, .. }) | None => Failure::Lost(odd_reply()),
                     },
                     Ok(Err(status)) => Failure::from(status),
                     Err(_) => Failure::Lost(Error::new(ErrorKind::Unknown, "the node did not answer in time")),
@@ -196,7 +208,7 @@ impl Router {
     }
 
     /// Waits a while for the own catalog; what was committed stays so when it is late.
-    async fn catalog_shows(&self, predicate: impl FnMut(&CatalogView) -> bool) {
+    pub(crate) async fn catalog_shows(&self, predicate: impl FnMut(&CatalogView) -> bool) {
         let mut catalog = self.shared.catalog.clone();
         let waited = granary_catalog::watch::wait_for(&mut catalog, predicate, self.shared.settings.catalog_wait).await;
         if let Err(error) = waited {
@@ -205,11 +217,11 @@ impl Router {
     }
 }
 
-fn error_of(error: MetaError) -> Error {
+pub(crate) fn error_of(error: MetaError) -> Error {
     Error::new(kind_of_code(&error.kind), error.message)
 }
 
-fn odd_reply() -> Error {
+pub(crate) fn odd_reply() -> Error {
     Error::new(ErrorKind::Internal, "the meta group's reply does not fit the command")
 }
 

@@ -9,6 +9,7 @@
 //! edge of the read, and never in apply. Every queue, retry and fan-out is bounded by [`Settings`], and what does
 //! not fit is refused as `Overloaded` before anything happened.
 
+mod changes;
 mod deadline;
 mod failure;
 mod groups;
@@ -34,6 +35,7 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use granary_catalog::search::{Found, Hit};
 pub use read::{BatchAnswer, BatchFailure, BatchGetCommand, BatchKeys, BatchRecord, Consistency, GetCommand};
 pub use record::OnlineRecord;
 pub use session::Session;

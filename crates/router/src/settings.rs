@@ -39,7 +39,9 @@ pub struct Settings {
     pub read_request_keys_max: usize,
     /// Requests that one batch of reads has under way at a time.
     pub read_fan_out_max: usize,
-    /// How long a create or delete waits for the router's own catalog to show it.
+    /// Feature groups that may exist before a create is refused; 0 for as many as the catalog holds.
+    pub feature_groups_max: u32,
+    /// How long a change of the catalog waits for the router's own catalog to show it.
     pub catalog_wait: Duration,
     /// The AWS account in the locations and ARNs of feature groups.
     pub account_id: String,
@@ -68,6 +70,7 @@ impl Default for Settings {
             read_keys_max: 10_000,
             read_request_keys_max: 1_000,
             read_fan_out_max: 16,
+            feature_groups_max: 1_000,
             catalog_wait: Duration::from_secs(5),
             account_id: "000000000000".into(),
             region: "us-east-1".into(),

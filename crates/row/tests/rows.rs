@@ -8,7 +8,7 @@ use granary_types::{
 use proptest::prelude::*;
 
 fn feature(ordinal: u16, name: &str, kind: FeatureType) -> Feature {
-    Feature { ordinal: FeatureOrdinal(ordinal), name: name.into(), kind, collection: None, description: None }
+    Feature::new(FeatureOrdinal(ordinal), name, kind)
 }
 
 fn parsed(kind: FeatureType, text: &str) -> FeatureValue {

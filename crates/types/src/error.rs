@@ -13,6 +13,8 @@ pub enum ErrorKind {
     InUse,
     /// The caller may not.
     Forbidden,
+    /// A quota is used up: delete something, or have it raised. Nothing was changed.
+    LimitExceeded,
     /// Back off: a budget is spent. Nothing was changed.
     Overloaded,
     /// Retry later or elsewhere. Nothing was changed.
@@ -27,11 +29,12 @@ pub enum ErrorKind {
 
 impl ErrorKind {
     /// Every kind, for tests that walk the table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Invalid,
         Self::NotFound,
         Self::InUse,
         Self::Forbidden,
+        Self::LimitExceeded,
         Self::Overloaded,
         Self::Unavailable,
         Self::Unknown,

@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Error, FeatureGroupId, FeatureOrdinal, SchemaVersion, Ttl};
+use crate::{Error, ErrorKind, FeatureGroupId, FeatureOrdinal, SchemaVersion, Ttl};
 
 /// The longest name of a feature group or a feature, in characters.
 pub const NAME_LEN_MAX: usize = 64;
 /// The most features of a group (contract 2.1).
 pub const FEATURE_COUNT_MAX: usize = 2_500;
+/// The most features that one change adds to a group (contract 2.3).
+pub const ADDITION_COUNT_MAX: usize = 100;
+/// The most tags of a group (contract 2.1).
+pub const TAG_COUNT_MAX: usize = 50;
+/// The most parameters of a feature (contract 2.6).
+pub const PARAMETER_COUNT_MAX: usize = 25;
+/// The longest key or value of a parameter, and the longest description of a feature, in characters (contract 2.6).
+pub const PARAMETER_LEN_MAX: usize = 255;
 /// Columns the offline store adds to every table; no feature may be called so.
 pub const RESERVED_FEATURE_NAMES: [&str; 3] = ["is_deleted", "write_time", "api_invocation_time"];
 /// Prefix of the offline store's columns of provenance; no feature name may start with it.
@@ -76,6 +84,52 @@ pub struct Feature {
     pub collection: Option<CollectionType>,
     /// For people.
     pub description: Option<String>,
+    /// Keys and values, for people and for search.
+    pub parameters: BTreeMap<String, String>,
+    /// When it was defined: milliseconds since the Unix epoch.
+    pub created_at_ms: u64,
+    /// When description or parameters last changed; rises with every change.
+    pub updated_at_ms: u64,
+}
+
+impl Feature {
+    /// A feature of which nothing more is said.
+    pub fn new(ordinal: FeatureOrdinal, name: impl Into<String>, kind: FeatureType) -> Self {
+        Self {
+            ordinal,
+            name: name.into(),
+            kind,
+            collection: None,
+            description: None,
+            parameters: BTreeMap::new(),
+            created_at_ms: 0,
+            updated_at_ms: 0,
+        }
+    }
+
+    /// Checks the limits of what is said about the feature: its description and its parameters.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the feature and the limit.
+    pub fn check_described(&self) -> Result<(), Error> {
+        let name = &self.name;
+        let length = |text: &String| text.chars().count();
+        if self.description.as_ref().is_some_and(|text| length(text) > PARAMETER_LEN_MAX) {
+            return Err(Error::invalid(format!(
+                "the description of feature {name:?} has more than {PARAMETER_LEN_MAX} characters"
+            )));
+        }
+        let fits = |text: &String| (1..=PARAMETER_LEN_MAX).contains(&length(text));
+        if let Some((key, _)) = self.parameters.iter().find(|(key, value)| !fits(key) || !fits(value)) {
+            return Err(Error::invalid(format!(
+                "parameter {key:?} of feature {name:?}: key and value have 1 to {PARAMETER_LEN_MAX} characters"
+            )));
+        }
+        if self.parameters.len() > PARAMETER_COUNT_MAX {
+            return Err(Error::invalid(format!("feature {name:?} has more than {PARAMETER_COUNT_MAX} parameters")));
+        }
+        Ok(())
+    }
 }
 
 /// The online store's settings.
@@ -185,6 +239,42 @@ impl Schema {
         Ok(Self { version, features, by_name })
     }
 
+    /// The next version of this schema: with these features after those it has, whose ordinals stay what they are.
+    ///
+    /// # Errors
+    /// As [`Schema::new`]; `LimitExceeded` when the group would have too many features.
+    pub fn with_added(&self, added: Vec<Feature>) -> Result<Self, Error> {
+        if self.features.len() + added.len() > FEATURE_COUNT_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!(
+                    "a feature group has at most {FEATURE_COUNT_MAX} features, it has {} and {} more were given",
+                    self.features.len(),
+                    added.len()
+                ),
+            ));
+        }
+        let version = self.version.0.checked_add(1).map(SchemaVersion);
+        let version = version.ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "schema versions are used up"))?;
+        Self::new(version, self.features.iter().cloned().chain(added).collect())
+    }
+
+    /// The same schema with another description of one of its features.
+    ///
+    /// # Errors
+    /// `Invalid` when it has no feature of this name, ordinal and type.
+    pub fn with_described(&self, feature: Feature) -> Result<Self, Error> {
+        let mut changed = self.clone();
+        let place = changed.features.get_mut(usize::from(feature.ordinal.0)).filter(|place| {
+            (&place.name, place.kind, place.collection) == (&feature.name, feature.kind, feature.collection)
+        });
+        match place {
+            Some(place) => *place = feature,
+            None => return Err(Error::invalid(format!("feature {:?} is not in the schema", feature.name))),
+        }
+        Ok(changed)
+    }
+
     /// The features in definition order.
     pub fn features(&self) -> &[Feature] {
         &self.features
@@ -228,7 +318,8 @@ pub struct FeatureGroup {
     pub tags: BTreeMap<String, String>,
     /// Milliseconds since the Unix epoch.
     pub created_at_ms: u64,
-    /// Milliseconds since the Unix epoch.
+    /// When it was created, updated or deleted, whichever came last; rises with every update. Tags and the
+    /// descriptions of features are no update. Milliseconds since the Unix epoch.
     pub updated_at_ms: u64,
     /// Where it is in its life.
     pub status: FeatureGroupStatus,
@@ -243,6 +334,11 @@ impl FeatureGroup {
     /// The feature that holds the event time.
     pub fn event_time_feature(&self) -> &Feature {
         &self.schema.features()[usize::from(self.event_time.0)]
+    }
+
+    /// When it was last updated; `None` before the first update.
+    pub fn last_update_ms(&self) -> Option<u64> {
+        (self.updated_at_ms > self.created_at_ms).then_some(self.updated_at_ms)
     }
 
     /// Checks the rules that span several fields (contract 2.1, "rules beyond the model").

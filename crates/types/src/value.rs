@@ -92,7 +92,7 @@ mod tests {
     use crate::FeatureOrdinal;
 
     fn feature(kind: FeatureType) -> Feature {
-        Feature { ordinal: FeatureOrdinal(0), name: "f".into(), kind, collection: None, description: None }
+        Feature::new(FeatureOrdinal(0), "f", kind)
     }
 
     #[test]

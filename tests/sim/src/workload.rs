@@ -283,6 +283,7 @@ fn outcome_of(error: &Error) -> Outcome {
         | ErrorKind::NotFound
         | ErrorKind::InUse
         | ErrorKind::Forbidden
+        | ErrorKind::LimitExceeded
         | ErrorKind::Overloaded
         | ErrorKind::Unavailable => Outcome::Failed { error: text },
         _ => Outcome::Unknown { error: text },

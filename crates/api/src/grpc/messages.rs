@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use granary_proto::convert::{kind_code, ttl_from_wire, u128_from_wire};
+use granary_proto::convert::{feature_group_to_wire, kind_code, ttl_from_wire, u128_from_wire};
 use granary_proto::v1;
 use granary_proto::v1::value::Kind;
 use granary_router::{
-    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, OnlineRecord, PutCommand, Session, Written,
+    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, Found, Hit, OnlineRecord, PutCommand, Session,
+    Written,
 };
 use granary_types::record::RawValue;
 use granary_types::{Error, ErrorKind, Targets, WriteId};
@@ -57,6 +58,18 @@ pub(super) fn batch_get(
         features: keys.feature_names,
     });
     Ok(BatchGetCommand { keys: keys.collect(), consistency, timeout })
+}
+
+pub(super) fn found(found: Found) -> v1::SearchResponse {
+    let hit = |hit: Hit| v1::SearchHit {
+        feature_group: Some(feature_group_to_wire(&hit.group)),
+        feature: hit.feature.map(|ordinal| u32::from(ordinal.0)),
+    };
+    v1::SearchResponse {
+        hits: found.hits.into_iter().map(hit).collect(),
+        total: found.total as u64,
+        next_page_token: found.next_page_token.unwrap_or_default(),
+    }
 }
 
 /// What a read asks to be promised; linearizable where it does not say.

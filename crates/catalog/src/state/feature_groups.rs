@@ -28,16 +28,11 @@ impl CatalogState {
             ));
         }
         self.check_place_is_free(&group, command)?;
-        let bytes = message_len(&group);
-        if self.groups_bytes + bytes > CATALOG_BYTES_MAX {
-            return Err(Error::new(
-                ErrorKind::Overloaded,
-                format!("the catalog is full used={} needed={bytes} limit={CATALOG_BYTES_MAX}", self.groups_bytes),
-            ));
-        }
+        self.check_group_count(command.feature_groups_max)?;
+        self.check_room(message_len(&group))?;
         let next = self.next_feature_group.checked_add(1);
         self.next_feature_group =
-            next.ok_or_else(|| Error::new(ErrorKind::Overloaded, "feature group ids are used up"))?;
+            next.ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "feature group ids are used up"))?;
         self.names.insert(group.name.clone(), group.id);
         self.keep_group(group.clone());
         Ok(group)
@@ -45,16 +40,50 @@ impl CatalogState {
 
     /// Marks a feature group deleted and frees its name. Its spec stays, found by id.
     pub(super) fn delete_group(&mut self, command: &DeleteGroup) -> Result<(), Error> {
-        let id = self.names.remove(&command.name).ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("Resource Not Found: Amazon SageMaker can't find a FeatureGroup with name {}", command.name),
-            )
-        })?;
-        let mut group = FeatureGroup::clone(&self.groups[&id]);
+        let mut group = FeatureGroup::clone(self.live_group(&command.name)?);
+        self.names.remove(&command.name);
         group.status = FeatureGroupStatus::Deleted;
         group.updated_at_ms = command.now_ms;
         self.keep_group(Arc::new(group));
+        Ok(())
+    }
+
+    /// The group called `name`, unless it is deleted.
+    pub(super) fn live_group(&self, name: &str) -> Result<&Arc<FeatureGroup>, Error> {
+        self.names.get(name).map(|id| &self.groups[id]).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("Resource Not Found: Amazon SageMaker can't find a FeatureGroup with name {name}"),
+            )
+        })
+    }
+
+    /// Puts a changed group in the place of what it was, if the catalog has room for what it grew by.
+    pub(super) fn change_group(&mut self, group: FeatureGroup) -> Result<Arc<FeatureGroup>, Error> {
+        let before = self.groups.get(&group.id).map_or(0, |before| message_len(before));
+        self.check_room(message_len(&group).saturating_sub(before))?;
+        let group = Arc::new(group);
+        self.keep_group(Arc::clone(&group));
+        Ok(group)
+    }
+
+    fn check_group_count(&self, most: u32) -> Result<(), Error> {
+        if most > 0 && self.names.len() >= most as usize {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("Resource Limit Exceeded: there are {} feature groups, and may be {most}", self.names.len()),
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_room(&self, bytes: usize) -> Result<(), Error> {
+        if self.groups_bytes + bytes > CATALOG_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("the catalog is full used={} needed={bytes} limit={CATALOG_BYTES_MAX}", self.groups_bytes),
+            ));
+        }
         Ok(())
     }
 
@@ -123,7 +152,7 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
     feature_group_from_wire(&v1::FeatureGroup {
         id,
         name: request.name,
-        features: request.features,
+        features: request.features.into_iter().map(undated).collect(),
         record_identifier_feature: request.record_identifier_feature,
         event_time_feature: request.event_time_feature,
         online: request.online,
@@ -137,6 +166,11 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
         schema_version: 1,
         status: v1::FeatureGroupStatus::Created.into(),
     })
+}
+
+/// A definition without the times that only answers have: a feature is as old as the change that brought it.
+pub(super) fn undated(feature: v1::Feature) -> v1::Feature {
+    v1::Feature { created_at_ms: 0, updated_at_ms: 0, ..feature }
 }
 
 fn message_len(group: &FeatureGroup) -> usize {

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use granary_catalog::{CatalogState, OfflineDefaults, resolve_offline};
 use granary_proto::internal::meta_command::Command;
 use granary_proto::internal::meta_reply::Result as Outcome;
-use granary_proto::internal::{CreateGroup, CreateShards, DeleteGroup, MetaCommand, RegisterNode};
+use granary_proto::internal::{CreateGroup, CreateShards, DeleteGroup, MetaCommand, RegisterNode, UpdateGroup};
 use granary_proto::v1;
+use granary_proto::v1::update_feature_group_request::Change;
 use granary_types::ClusterId;
 
 pub(crate) const CLUSTER: ClusterId = ClusterId(0x0067_7261_6e61_7279);
@@ -55,10 +56,15 @@ impl Meta {
     }
 
     pub(crate) fn create(&mut self, command: CreateGroup) -> Result<v1::FeatureGroup, (String, String)> {
-        self.apply(Command::CreateFeatureGroup(command)).map(|outcome| match outcome {
-            Outcome::FeatureGroup(group) => group,
-            other => panic!("a created group is answered with, got {other:?}"),
-        })
+        self.apply(Command::CreateFeatureGroup(command)).map(group_of)
+    }
+}
+
+/// The group that a command is answered with.
+pub(crate) fn group_of(outcome: Outcome) -> v1::FeatureGroup {
+    match outcome {
+        Outcome::FeatureGroup(group) => group,
+        other => panic!("a group is answered with, got {other:?}"),
     }
 }
 
@@ -73,6 +79,12 @@ pub(crate) fn shards(shards: u32, replicas: u32) -> Command {
 
 pub(crate) fn delete(name: &str) -> Command {
     Command::DeleteFeatureGroup(DeleteGroup { name: name.to_owned(), now_ms: NOW_MS + 5_000 })
+}
+
+pub(crate) fn add_features(name: &str, features: &[v1::Feature], now_ms: u64) -> Command {
+    let additions = v1::FeatureAdditions { features: features.to_vec() };
+    let request = v1::UpdateFeatureGroupRequest { name: name.to_owned(), change: Some(Change::Additions(additions)) };
+    Command::UpdateFeatureGroup(UpdateGroup { request: Some(request), now_ms })
 }
 
 pub(crate) fn feature(name: &str, kind: v1::FeatureType) -> v1::Feature {

@@ -3,6 +3,8 @@
 mod commands;
 mod offline;
 mod properties;
+mod search;
 mod state;
+mod updates;
 mod view;
 mod watch;

@@ -58,6 +58,7 @@ fn a_group_without_offline_store_has_no_location() {
         resolved_uri: "s3://b/c".to_owned(),
         data_catalog: Some(catalog("T", "C", "D")),
         now_ms: NOW_MS,
+        ..CreateGroup::default()
     };
     let mut command = stale;
     resolve_offline(&mut command, &defaults()).expect("nothing to resolve");

@@ -5,13 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use granary_catalog::{CatalogState, CatalogView};
 use granary_proto::internal::meta_command::Command;
 use granary_proto::internal::meta_reply::Result as Outcome;
-use granary_proto::internal::{Catalog, MetaCommand};
+use granary_proto::internal::{Catalog, MetaCommand, UpdateFeature, UpdateGroup, UpdateTags};
 use granary_proto::v1;
+use granary_proto::v1::update_feature_group_request::Change;
 use granary_types::FeatureGroupStatus;
 use proptest::prelude::*;
 use prost::Message;
 
-use crate::commands::{CLUSTER, NOW_MS, create_at, delete, online, register, shards, with_offline};
+use crate::commands::{
+    CLUSTER, NOW_MS, add_features, create_at, delete, feature, online, register, shards, with_offline,
+};
 
 fn creations() -> impl Strategy<Value = Command> {
     (0..5_usize, 0..6_usize, 0..3_u64).prop_map(|(name, shape, second)| {
@@ -31,13 +34,57 @@ fn creations() -> impl Strategy<Value = Command> {
     })
 }
 
+const NAMES: [&str; 5] = ["a", "b-c", "b_c", "B-C", "none"];
+
+/// Updates of groups, features and tags, good and bad.
+fn changes() -> impl Strategy<Value = Command> {
+    (0..5_usize, 0..6_usize, 0..4_usize, 0..3_u64).prop_map(|(name, shape, word, second)| {
+        let (name, now_ms) = (NAMES[name].to_owned(), NOW_MS + second * 1_000);
+        let word = ["x", "y", "amount", "-"][word].to_owned();
+        let group = |change| {
+            let request = v1::UpdateFeatureGroupRequest { name: name.clone(), change };
+            Command::UpdateFeatureGroup(UpdateGroup { request: Some(request), now_ms })
+        };
+        match shape {
+            0 => add_features(&name, &[feature(&word, v1::FeatureType::Integral)], now_ms),
+            1 => {
+                let ttl = v1::TtlChange { ttl: Some(v1::Ttl { unit: v1::TtlUnit::Days.into(), value: second as u32 }) };
+                group(Some(Change::Online(v1::OnlineChange { ttl: Some(ttl), storage_type: String::new() })))
+            }
+            2 => group(Some(Change::Throughput(v1::Throughput {
+                mode: "Provisioned".to_owned(),
+                read_units: Some(1),
+                write_units: Some(2),
+            }))),
+            3 => group(None),
+            4 => {
+                let set_parameters = [(word.clone(), "1".to_owned())].into();
+                let feature = if second == 0 { word } else { "id".to_owned() };
+                let request = v1::UpdateFeatureMetadataRequest {
+                    feature_group: name,
+                    feature,
+                    set_parameters,
+                    ..Default::default()
+                };
+                Command::UpdateFeature(UpdateFeature { request: Some(request), now_ms })
+            }
+            _ => {
+                let set = [(word, second.to_string())].into();
+                let request = v1::UpdateTagsRequest { feature_group: name, set, remove: vec!["x".to_owned()] };
+                Command::UpdateTags(UpdateTags { request: Some(request) })
+            }
+        }
+    })
+}
+
 fn commands() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (0..9_usize, 0..6_u128, 0..5_u8)
             .prop_map(|(node, uuid, address)| register([0, 0, 0, 1, 2, 3, 99, 100, 101][node], uuid, &format!("host-{address}:7"))),
         1 => (0..4_u32, 0..4_u32).prop_map(|(count, replicas)| shards(count, replicas)),
         5 => creations(),
-        2 => (0..5_usize).prop_map(|name| delete(["a", "b-c", "b_c", "B-C", "none"][name])),
+        2 => (0..5_usize).prop_map(|name| delete(NAMES[name])),
+        5 => changes(),
     ]
 }
 
@@ -97,7 +144,18 @@ proptest! {
                     let same = Catalog { version: before.version(), ..straight.to_wire() };
                     prop_assert_eq!(same, before.to_wire());
                 }
-                (Outcome::FeatureGroup(group), _) => prop_assert!(groups_seen.insert(group.id), "an id is used once"),
+                (Outcome::FeatureGroup(group), Command::CreateFeatureGroup(_)) => {
+                    prop_assert!(groups_seen.insert(group.id), "an id is used once");
+                }
+                (Outcome::FeatureGroup(group), _) => {
+                    let before = before.view();
+                    let before = before.group(&group.name).expect("only what is there changes");
+                    let kept = before.schema.features().iter().zip(&group.features);
+                    prop_assert!(before.schema.features().len() <= group.features.len(), "no feature goes");
+                    for (known, now) in kept {
+                        prop_assert_eq!(&known.name, &now.name);
+                    }
+                }
                 (Outcome::Node(node), Command::RegisterNode(register)) => {
                     let uuid = uuids.entry(node).or_insert_with(|| register.uuid.to_vec());
                     prop_assert_eq!(&uuid[..], &register.uuid[..], "an id means one disk for ever");

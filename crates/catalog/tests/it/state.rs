@@ -197,7 +197,7 @@ fn the_catalog_stays_small_enough_to_be_sent() {
     let mut request = online("big");
     request.description = "x".repeat(granary_catalog::CATALOG_BYTES_MAX);
     let refused = meta.create(create_at(request, NOW_MS)).map_err(|(kind, _)| kind);
-    assert_eq!(refused, Err("overloaded".to_owned()));
+    assert_eq!(refused, Err("limit_exceeded".to_owned()));
 }
 
 #[test]

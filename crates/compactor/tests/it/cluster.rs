@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use bytes::{BufMut, Bytes};
 use deltalake_core::datafusion::prelude::SessionContext;
@@ -190,7 +190,9 @@ impl Cluster {
     /// Appends a put to a shard's open segment.
     pub(crate) fn put(&self, shard: u32, group: &FeatureGroup, record: &str, hour: u32) {
         let time = format!("2024-01-31T{hour:02}:00:00Z");
-        let values = [("id", record), ("at", &time)].map(|(name, text)| (name.to_owned(), RawValue::Text(text.into())));
+        // From schema version 2 on with an age.
+        let values = [("id", record), ("at", &time), ("age", "41")].into_iter().take(group.schema.features().len());
+        let values = values.map(|(name, text)| (name.to_owned(), RawValue::Text(text.into())));
         let record = Record::parse(group, values, None).expect("a record");
         let mut logs = self.logs.lock();
         let log = logs.get_mut(&shard).expect("a shard");
@@ -303,15 +305,27 @@ impl Cluster {
         self.acknowledged(|_, last| last).await;
     }
 
-    /// The rows of a group's table as (stream, sequence), sorted.
-    async fn rows(&self, group: &FeatureGroup) -> Vec<(String, u64)> {
+    /// A query over a group's table, which is `t`.
+    async fn query(&self, group: &FeatureGroup, sql: &str) -> Vec<RecordBatch> {
         let table = self.warehouse.table(group).await.expect("a table");
         let context = SessionContext::new();
         let provider = table.delta().table_provider().build().await.expect("a provider");
         context.register_table("t", Arc::new(provider)).expect("registered");
+        context.sql(sql).await.expect("a plan").collect().await.expect("rows")
+    }
+
+    /// How many rows of a group's table there are, and how many of them have an age.
+    pub(crate) async fn rows_and_ages(&self, group: &FeatureGroup) -> (i64, i64) {
+        let batches = self.query(group, "SELECT count(*), count(age) FROM t WHERE age IS NULL OR age = 41").await;
+        let count = |column: usize| batches[0].column(column).as_primitive::<Int64Type>().value(0);
+        (count(0), count(1))
+    }
+
+    /// The rows of a group's table as (stream, sequence), sorted.
+    async fn rows(&self, group: &FeatureGroup) -> Vec<(String, u64)> {
         let sql = "SELECT CAST(granary_stream AS VARCHAR), granary_sequence FROM t ORDER BY 1, 2";
         let mut rows = Vec::new();
-        for batch in context.sql(sql).await.expect("a plan").collect().await.expect("rows") {
+        for batch in self.query(group, sql).await {
             let streams = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8).expect("text");
             let sequences = batch.column(1).as_primitive::<Int64Type>().values().to_vec();
             let streams = streams.as_string::<i32>().iter().flatten().map(str::to_owned).collect::<Vec<_>>();
@@ -469,12 +483,11 @@ impl ChangeLog for FakeNode {
 /// A group called `name` with features `id`, `at` and, from schema version 2 on, `age`.
 pub(crate) fn group(id: u32, name: &str, version: u32) -> FeatureGroup {
     let features = [("id", FeatureType::String), ("at", FeatureType::String), ("age", FeatureType::Integral)];
-    let features = features.iter().take(1 + version as usize).enumerate().map(|(index, (name, kind))| Feature {
-        ordinal: FeatureOrdinal(u16::try_from(index).expect("few")),
-        name: (*name).into(),
-        kind: *kind,
-        collection: None,
-        description: None,
+    let features = features.iter().take(1 + version as usize).enumerate();
+    let features = features.map(|(index, (name, kind))| Feature {
+        created_at_ms: 1,
+        updated_at_ms: 1,
+        ..Feature::new(FeatureOrdinal(u16::try_from(index).expect("few")), *name, *kind)
     });
     FeatureGroup {
         id: FeatureGroupId(id),

@@ -63,6 +63,27 @@ async fn an_event_of_a_newer_schema_waits_for_it() {
     compactor.abort();
 }
 
+/// Routers learn of a change one after the other, so that events of both schemas arrive mixed. The old ones have null
+/// where they have no feature.
+#[tokio::test]
+async fn events_of_two_schemas_stand_side_by_side() {
+    let (before, after) = (group(1, "customers", 1), group(1, "customers", 2));
+    let cluster = Cluster::start(3, std::slice::from_ref(&before)).await;
+    let compactor = cluster.compactor(None);
+    cluster.put_some(std::slice::from_ref(&before), 7);
+    cluster.all_acknowledged().await;
+    cluster.publish(std::slice::from_ref(&after));
+    let mixed = [before, after.clone()];
+    for _ in 0..3 {
+        cluster.put_some(&mixed, 6);
+        cluster.all_acknowledged().await;
+    }
+    cluster.check_exactly_once().await;
+    // In each of 3 shards, 7 and then 3 times 3 without an age, and 3 times 3 with one.
+    assert_eq!(cluster.rows_and_ages(&after).await, (3 * (7 + 9 + 9), 3 * 9));
+    compactor.abort();
+}
+
 #[tokio::test]
 async fn events_of_a_deleted_group_still_reach_its_table() {
     let mut deleted = group(1, "customers", 1);

@@ -19,6 +19,7 @@ Exit codes:
   4  unavailable, overloaded, or the outcome is unknown: retry
   5  the name is taken or the thing is in use
   6  not permitted
+  7  a quota is used up
 
 Try it:
   granary demo      the whole path on real data, checked, in a temporary directory
@@ -249,11 +250,47 @@ pub(crate) enum FeatureGroupCommand {
         #[arg(long, value_name = "TEXT")]
         contains: Option<String>,
     },
+    /// Change a feature group: more features, or another time to live
+    Update(UpdateArgs),
+    /// Set and remove tags
+    Tag(TagArgs),
     /// Delete a feature group: its records become unreadable at once, its history stays
     Delete {
         /// Its name
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  granary feature-group update users --feature city:String --feature last_score:Fractional"
+)]
+#[group(id = "change", required = true, multiple = false, args = ["features", "ttl", "no_ttl"])]
+pub(crate) struct UpdateArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// A feature to add and its type; repeat it for each
+    #[arg(long = "feature", value_name = "NAME:TYPE")]
+    pub(crate) features: Vec<FeatureArg>,
+    /// How long records that are put from now on live after their event time
+    #[arg(long, value_name = "TIME")]
+    pub(crate) ttl: Option<TtlArg>,
+    /// Let records that are put from now on live for ever
+    #[arg(long)]
+    pub(crate) no_ttl: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  granary feature-group tag users --set team=growth --remove owner")]
+pub(crate) struct TagArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// A tag to set; repeat it for each
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<Assignment>,
+    /// The key of a tag to remove; repeat it for each
+    #[arg(long, value_name = "KEY", required_unless_present = "set")]
+    pub(crate) remove: Vec<String>,
 }
 
 #[derive(Debug, Args)]

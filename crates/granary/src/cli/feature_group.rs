@@ -1,16 +1,20 @@
 //! `granary feature-group`.
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use granary_proto::v1::update_feature_group_request::Change;
 use granary_proto::v1::{
-    CreateFeatureGroupRequest, DeleteFeatureGroupRequest, DescribeFeatureGroupRequest, Feature, FeatureGroup,
-    FeatureGroupStatus, FeatureType, Granularity, ListFeatureGroupsRequest, OfflineConfig, OnlineConfig,
+    CreateFeatureGroupRequest, DeleteFeatureGroupRequest, DescribeFeatureGroupRequest, Feature, FeatureAdditions,
+    FeatureGroup, FeatureGroupStatus, FeatureType, Granularity, ListFeatureGroupsRequest, OfflineConfig, OnlineChange,
+    OnlineConfig, TtlChange, UpdateFeatureGroupRequest, UpdateTagsRequest,
 };
 use granary_types::Error;
 use serde_json::json;
 
 use super::Context;
-use super::args::{CreateArgs, FeatureGroupCommand, GranularityArg};
+use super::args::{CreateArgs, FeatureGroupCommand, GranularityArg, TagArgs, UpdateArgs};
+use super::assignment::Assignment;
 use super::feature::type_name;
 use crate::output;
 
@@ -19,6 +23,8 @@ pub(super) async fn run(context: &Context, command: FeatureGroupCommand) -> anyh
         FeatureGroupCommand::Create(args) => create(context, args).await,
         FeatureGroupCommand::Describe { name } => describe(context, name).await,
         FeatureGroupCommand::List { contains } => list(context, contains.unwrap_or_default()).await,
+        FeatureGroupCommand::Update(args) => update(context, args).await,
+        FeatureGroupCommand::Tag(args) => tag(context, args).await,
         FeatureGroupCommand::Delete { name } => delete(context, name).await,
     }
 }
@@ -67,6 +73,36 @@ async fn list(context: &Context, name_contains: String) -> anyhow::Result<()> {
     )
 }
 
+async fn update(context: &Context, args: UpdateArgs) -> anyhow::Result<()> {
+    let answer = context.client.store.clone().update_feature_group(to_update(args)).await;
+    let group = answer.map_err(|status| context.client.error(&status))?.into_inner();
+    context.output.answer(|| to_text(&group), || to_json(&group))
+}
+
+fn to_update(args: UpdateArgs) -> UpdateFeatureGroupRequest {
+    let change = if args.features.is_empty() {
+        let ttl = TtlChange { ttl: args.ttl.map(super::ttl::TtlArg::to_wire) };
+        Change::Online(OnlineChange { ttl: Some(ttl), ..OnlineChange::default() })
+    } else {
+        Change::Additions(FeatureAdditions { features: args.features.into_iter().map(|feature| feature.0).collect() })
+    };
+    UpdateFeatureGroupRequest { name: args.name, change: Some(change) }
+}
+
+async fn tag(context: &Context, args: TagArgs) -> anyhow::Result<()> {
+    let request = UpdateTagsRequest { feature_group: args.name, set: tags_of(&args.set)?, remove: args.remove };
+    let answer = context.client.store.clone().update_tags(request).await;
+    let group = answer.map_err(|status| context.client.error(&status))?.into_inner();
+    let shown = || group.tags.iter().collect::<BTreeMap<_, _>>();
+    let rows = || shown().into_iter().map(|(key, value)| vec![key.clone(), value.clone()]).collect::<Vec<_>>();
+    context.output.answer(|| output::table(&["tag", "value"], &rows()), || json!({ "tags": shown() }))
+}
+
+fn tags_of(tags: &[Assignment]) -> Result<HashMap<String, String>, Error> {
+    let tag = |tag: &Assignment| tag.text().map(|text| (tag.name.clone(), text.to_owned())).map_err(Error::invalid);
+    tags.iter().map(tag).collect()
+}
+
 async fn delete(context: &Context, name: String) -> anyhow::Result<()> {
     let request = DeleteFeatureGroupRequest { name: name.clone() };
     let answer = context.client.store.clone().delete_feature_group(request).await;
@@ -90,9 +126,6 @@ fn to_request(args: CreateArgs) -> Result<CreateFeatureGroupRequest, Error> {
         GranularityArg::Day => Granularity::Day,
     });
     let online = OnlineConfig { ttl: args.ttl.map(super::ttl::TtlArg::to_wire), ..OnlineConfig::default() };
-    let tag = |tag: &super::assignment::Assignment| {
-        tag.text().map(|text| (tag.name.clone(), text.to_owned())).map_err(Error::invalid)
-    };
     Ok(CreateFeatureGroupRequest {
         name: args.name,
         features,
@@ -101,7 +134,7 @@ fn to_request(args: CreateArgs) -> Result<CreateFeatureGroupRequest, Error> {
         online: (!args.no_online).then_some(online),
         offline: (!args.no_offline).then_some(offline),
         description: args.description,
-        tags: args.tags.iter().map(tag).collect::<Result<_, _>>()?,
+        tags: tags_of(&args.tags)?,
         ..CreateFeatureGroupRequest::default()
     })
 }
@@ -187,6 +220,29 @@ mod tests {
         let cli = Cli::try_parse_from(all.iter().chain(arguments)).expect("well-formed");
         let Command::FeatureGroup(FeatureGroupCommand::Create(args)) = cli.command else { unreachable!("create") };
         to_request(args).expect("valid")
+    }
+
+    #[test]
+    fn an_update_makes_one_kind_of_change() {
+        let update = |arguments: &[&str]| {
+            let all = ["granary", "feature-group", "update", "users"];
+            let cli = Cli::try_parse_from(all.iter().chain(arguments)).ok()?;
+            let Command::FeatureGroup(FeatureGroupCommand::Update(args)) = cli.command else { unreachable!("update") };
+            to_update(args).change
+        };
+        let Some(Change::Additions(additions)) = update(&["--feature", "x:Fractional", "--feature", "y:String"]) else {
+            panic!("features are added");
+        };
+        assert_eq!(additions.features.len(), 2);
+        let ttl = |arguments: &[&str]| match update(arguments) {
+            Some(Change::Online(online)) => online.ttl.map(|change| change.ttl.map(|ttl| ttl.value)),
+            other => panic!("another change: {other:?}"),
+        };
+        assert_eq!(ttl(&["--ttl", "7d"]), Some(Some(7)));
+        assert_eq!(ttl(&["--no-ttl"]), Some(None));
+        assert_eq!(update(&[]), None);
+        assert_eq!(update(&["--ttl", "7d", "--no-ttl"]), None);
+        assert_eq!(update(&["--ttl", "7d", "--feature", "x:String"]), None);
     }
 
     #[test]

@@ -83,6 +83,7 @@ keys! {
     router.listen: "host:port of the public API: gRPC, SageMaker wire protocol, health, reflection, metrics.",
     router.deadline: "The time a request has when its caller sets none. When it has passed, the outcome of a write is unknown.",
     router.max_in_flight: "Requests under way at a time, each entry of a batch of writes counted; more are refused as overloaded.",
+    router.feature_groups_max: "Feature groups that may exist before a create is refused; 0 sets no limit but the catalog's size of 32 MiB. The router that takes a create applies its own.",
     compactor.flush_interval: "An event is in the offline store at the latest this long after it was sealed.",
     compactor.flush_bytes: "As many bytes of events are written at once, however young they are.",
     compactor.poll: "How often the change logs are asked for new segments.",

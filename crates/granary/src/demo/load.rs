@@ -226,6 +226,28 @@ mod tests {
             Err(Status::unimplemented(""))
         }
 
+        async fn update_feature_group(
+            &self,
+            _: Request<UpdateFeatureGroupRequest>,
+        ) -> Result<Response<FeatureGroup>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn update_feature_metadata(
+            &self,
+            _: Request<UpdateFeatureMetadataRequest>,
+        ) -> Result<Response<FeatureGroup>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn update_tags(&self, _: Request<UpdateTagsRequest>) -> Result<Response<FeatureGroup>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn search(&self, _: Request<SearchRequest>) -> Result<Response<SearchResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
         async fn put_record(&self, _: Request<PutRecordRequest>) -> Result<Response<WriteResponse>, Status> {
             Err(Status::unimplemented(""))
         }

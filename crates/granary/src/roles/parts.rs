@@ -52,6 +52,7 @@ impl<'a> Parts<'a> {
         granary_router::Settings {
             deadline: self.config.router.deadline,
             requests_in_flight_max: self.config.router.max_in_flight as usize,
+            feature_groups_max: self.config.router.feature_groups_max,
             account_id: self.config.sagemaker.account_id.clone(),
             region: self.config.sagemaker.region.clone(),
             default_s3_uri: self.config.sagemaker.default_s3_uri.clone(),

@@ -18,11 +18,8 @@ use url::Url;
 /// Features by name, type and whether they are a list.
 pub(crate) fn group_of(version: u32, features: &[(&str, FeatureType, bool)]) -> FeatureGroup {
     let features = features.iter().enumerate().map(|(index, (name, kind, list))| Feature {
-        ordinal: FeatureOrdinal(u16::try_from(index).expect("few")),
-        name: (*name).to_owned(),
-        kind: *kind,
         collection: list.then_some(CollectionType::List),
-        description: None,
+        ..Feature::new(FeatureOrdinal(u16::try_from(index).expect("few")), *name, *kind)
     });
     FeatureGroup {
         id: FeatureGroupId(7),

@@ -1,22 +1,34 @@
 //! Error kinds as gRPC statuses and as the short codes of batch errors.
 
 use granary_types::{Error, ErrorKind};
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// The gRPC status of an error.
+/// Metadata of a status, where its code alone does not tell the kind.
+const KIND: &str = "granary-error-kind";
+
+/// The code of the one kind that shares its status with another.
+const LIMIT_EXCEEDED: &str = "limit_exceeded";
+
+/// The gRPC status of an error. A quota that is used up and a budget that is spent have the same code, and are told
+/// apart by the metadata `granary-error-kind: limit_exceeded`.
 pub fn status_of(error: &Error) -> Status {
     let code = match error.kind {
         ErrorKind::Invalid => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::InUse => Code::AlreadyExists,
         ErrorKind::Forbidden => Code::PermissionDenied,
-        ErrorKind::Overloaded => Code::ResourceExhausted,
+        ErrorKind::Overloaded | ErrorKind::LimitExceeded => Code::ResourceExhausted,
         ErrorKind::Unavailable => Code::Unavailable,
         ErrorKind::Unknown => Code::DeadlineExceeded,
         ErrorKind::Corrupt => Code::DataLoss,
         ErrorKind::Internal => Code::Internal,
     };
-    Status::new(code, error.message.clone())
+    let mut status = Status::new(code, error.message.clone());
+    if error.kind == ErrorKind::LimitExceeded {
+        status.metadata_mut().insert(KIND, MetadataValue::from_static(LIMIT_EXCEEDED));
+    }
+    status
 }
 
 /// What a status means to the caller. A connection that broke while a call was under way reads as `Unknown`.
@@ -26,12 +38,17 @@ pub fn kind_of_status(status: &Status) -> ErrorKind {
         Code::NotFound => ErrorKind::NotFound,
         Code::AlreadyExists => ErrorKind::InUse,
         Code::PermissionDenied | Code::Unauthenticated => ErrorKind::Forbidden,
+        Code::ResourceExhausted if is_limit(status) => ErrorKind::LimitExceeded,
         Code::ResourceExhausted => ErrorKind::Overloaded,
         Code::Unavailable | Code::FailedPrecondition | Code::Aborted => ErrorKind::Unavailable,
         Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => ErrorKind::Unknown,
         Code::DataLoss => ErrorKind::Corrupt,
         _ => ErrorKind::Internal,
     }
+}
+
+fn is_limit(status: &Status) -> bool {
+    status.metadata().get(KIND).is_some_and(|kind| kind.as_bytes() == LIMIT_EXCEEDED.as_bytes())
 }
 
 /// The code of a kind in batch errors and on the command line.
@@ -41,6 +58,7 @@ pub fn kind_code(kind: ErrorKind) -> &'static str {
         ErrorKind::NotFound => "not_found",
         ErrorKind::InUse => "in_use",
         ErrorKind::Forbidden => "forbidden",
+        ErrorKind::LimitExceeded => LIMIT_EXCEEDED,
         ErrorKind::Overloaded => "overloaded",
         ErrorKind::Unavailable => "unavailable",
         ErrorKind::Unknown => "unknown",

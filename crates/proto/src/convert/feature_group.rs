@@ -36,17 +36,12 @@ pub fn ttl_from_wire(ttl: &wire::Ttl) -> Result<Ttl, Error> {
     Ttl::new(unit, ttl.value)
 }
 
-/// A schema from feature definitions; ordinals are the places in the list.
+/// Feature definitions whose ordinals begin at `first`.
 ///
 /// # Errors
 /// `Invalid`, naming the feature.
-pub fn schema_from_wire(version: SchemaVersion, features: &[wire::Feature]) -> Result<Schema, Error> {
-    let features = features
-        .iter()
-        .enumerate()
-        .map(|(index, feature)| feature_from_wire(index, feature))
-        .collect::<Result<Vec<_>, _>>()?;
-    Schema::new(version, features)
+pub fn features_from_wire(first: usize, features: &[wire::Feature]) -> Result<Vec<Feature>, Error> {
+    features.iter().enumerate().map(|(index, feature)| feature_from_wire(first + index, feature)).collect()
 }
 
 /// A feature group as a message.
@@ -83,7 +78,17 @@ pub fn feature_group_to_wire(group: &FeatureGroup) -> wire::FeatureGroup {
 /// # Errors
 /// `Invalid`, naming the field.
 pub fn feature_group_from_wire(group: &wire::FeatureGroup) -> Result<FeatureGroup, Error> {
-    let schema = schema_from_wire(SchemaVersion(group.schema_version.max(1)), &group.features)?;
+    let mut features = features_from_wire(0, &group.features)?;
+    // Features of catalogs from before they had times of their own are as old as their group.
+    for feature in &mut features {
+        if feature.created_at_ms == 0 {
+            feature.created_at_ms = group.created_at_ms;
+        }
+        if feature.updated_at_ms == 0 {
+            feature.updated_at_ms = feature.created_at_ms;
+        }
+    }
+    let schema = Schema::new(SchemaVersion(group.schema_version.max(1)), features)?;
     let ordinal_of = |role: &str, name: &str| {
         schema
             .by_name(name)
@@ -143,7 +148,16 @@ fn feature_from_wire(index: usize, feature: &wire::Feature) -> Result<Feature, E
         },
     };
     let ordinal = u16::try_from(index).map(FeatureOrdinal).map_err(|_| Error::invalid("too many features"))?;
-    Ok(Feature { ordinal, name: feature.name.clone(), kind, collection, description: non_empty(&feature.description) })
+    Ok(Feature {
+        ordinal,
+        name: feature.name.clone(),
+        kind,
+        collection,
+        description: non_empty(&feature.description),
+        parameters: feature.parameters.clone().into_iter().collect(),
+        created_at_ms: feature.created_at_ms,
+        updated_at_ms: feature.updated_at_ms,
+    })
 }
 
 fn feature_to_wire(feature: &Feature) -> wire::Feature {
@@ -164,6 +178,9 @@ fn feature_to_wire(feature: &Feature) -> wire::Feature {
         collection: collection.into(),
         vector_dimension,
         description: feature.description.clone().unwrap_or_default(),
+        parameters: feature.parameters.clone().into_iter().collect(),
+        created_at_ms: feature.created_at_ms,
+        updated_at_ms: feature.updated_at_ms,
     }
 }
 
