@@ -11,17 +11,23 @@ mod batch_get_record;
 mod constraints;
 mod control;
 mod create_feature_group;
+mod definitions;
 mod delete_feature_group;
 mod delete_record;
 mod describe_feature_group;
 mod fault;
+mod feature_metadata;
 mod get_record;
 mod list_feature_groups;
 mod names;
 mod put_record;
 mod query;
 mod runtime;
+mod search;
 mod shapes;
+mod tagging;
+mod tags;
+mod update_feature_group;
 
 use std::sync::Arc;
 

@@ -42,10 +42,23 @@ pub(super) const S3_URI: Pattern = Pattern {
 pub(super) const ROLE_ARN: Pattern =
     Pattern { text: "arn:aws[a-z\\-]*:iam::\\d{12}:role/?[a-zA-Z_0-9+=,.@\\-_/]+", matches: is_role_arn };
 /// A key or value of a tag.
-pub(super) const TAG_TEXT: Pattern = Pattern {
-    text: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)",
-    matches: |text| text.chars().all(|c| c.is_alphanumeric() || c.is_whitespace() || "_.:/=+-@".contains(c)),
-};
+pub(super) const TAG_TEXT: Pattern =
+    Pattern { text: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-@]*)", matches: |text| text.chars().all(|c| is_text(c) || c == '@') };
+/// A key or value of a parameter of a feature.
+pub(super) const PARAMETER_TEXT: Pattern =
+    Pattern { text: "([\\p{L}\\p{Z}\\p{N}_.:/=+\\-]*)", matches: |text| text.chars().all(is_text) };
+/// Anything that can have tags.
+pub(super) const RESOURCE_ARN: Pattern =
+    Pattern { text: "arn:aws[a-z-]*:sagemaker:[a-z0-9-]*:[0-9]{12}:.+", matches: is_resource_arn };
+
+/// `[\p{L}\p{Z}\p{N}_.:/=+\-]`: of white space only what is no control character.
+fn is_text(c: char) -> bool {
+    c.is_alphanumeric() || (c.is_whitespace() && !c.is_control()) || "_.:/=+-".contains(c)
+}
+
+fn is_resource_arn(text: &str) -> bool {
+    text.strip_prefix("arn:aws").and_then(names::resource_in_arn).is_some_and(|resource| !resource.is_empty())
+}
 
 fn is_role_arn(text: &str) -> bool {
     let Some(rest) = text.strip_prefix("arn:aws") else { return false };
@@ -166,7 +179,7 @@ mod tests {
 
     #[test]
     fn patterns_match_what_the_model_matches() {
-        let cases: [(Pattern, &[&str], &[&str]); 5] = [
+        let cases: [(Pattern, &[&str], &[&str]); 7] = [
             (S3_URI, &["s3://b", "https://b/p/q", "s3://b/"], &["s3://", "b/p", "s3:///p", "ftp://b"]),
             (KMS_KEY, &["", "arn:aws:kms:eu-west-1:1:key/a-b_c"], &["a b", "a*"]),
             (
@@ -174,7 +187,13 @@ mod tests {
                 &["arn:aws:iam::123456789012:role/service-role/x", "arn:aws-cn:iam::123456789012:role/x"],
                 &["arn:aws:iam::12345:role/x", "arn:aws:iam::123456789012:user/x", "arn:aws:iam::123456789012:role/"],
             ),
-            (TAG_TEXT, &["", "Größe 1_2.3:4/5=6+7-8@9"], &["a*", "a#"]),
+            (TAG_TEXT, &["", "Größe 1_2.3:4/5=6+7-8@9"], &["a*", "a#", "a\tb"]),
+            (PARAMETER_TEXT, &["", "Größe 1_2.3:4/5=6+7-8"], &["a@b", "a*"]),
+            (
+                RESOURCE_ARN,
+                &["arn:aws:sagemaker:us-east-1:123456789012:model/m", "arn:aws:sagemaker::123456789012:x"],
+                &["arn:aws:sagemaker:us-east-1:123456789012:", "arn:aws:s3:::b", "x"],
+            ),
             (NAME_OR_ARN, &["fg", "arn:aws:sagemaker:us-east-1:123456789012:feature-group/FG-1"], &["arn:fg", "a/b"]),
         ];
         for (pattern, good, bad) in cases {

@@ -1,25 +1,22 @@
 //! CreateFeatureGroup.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use granary_proto::convert::ttl_to_wire;
 use granary_proto::v1;
+use granary_types::feature_group::FEATURE_COUNT_MAX;
 use granary_types::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 
-use super::constraints::{ROLE_ARN, S3_URI, TAG_TEXT, Violations};
+use super::constraints::{ROLE_ARN, S3_URI, Violations};
 use super::fault::{Fault, Plane};
 use super::shapes::{
-    DataCatalogConfig, FeatureDefinition, OfflineStoreConfig, OnlineStoreConfig, Tag, ThroughputConfig, check_kms_key,
+    DataCatalogConfig, FeatureDefinition, OfflineStoreConfig, OnlineStoreConfig, STORAGE_TYPES, ThroughputConfig,
+    check_kms_key,
 };
-use super::{Call, Rest, body_of, names};
+use super::tags::Tag;
+use super::{Call, Rest, body_of, definitions, names, tags};
 
-const STORAGE_TYPES: [&str; 3] = ["Standard", "Standard_V2", "InMemory"];
-const FEATURE_TYPES: [&str; 3] = ["Integral", "Fractional", "String"];
-const COLLECTION_TYPES: [&str; 3] = ["List", "Set", "Vector"];
 const TABLE_FORMATS: [&str; 3] = ["Default", "Glue", "Iceberg"];
-const CAPACITY_UNITS_MAX: i64 = 10_000_000;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -76,10 +73,7 @@ impl Request {
             }
         }
         if let Some(definitions) = violations.required("featureDefinitions", &self.feature_definitions) {
-            violations.count("featureDefinitions", definitions.len(), 1, 2_500);
-            for (index, definition) in definitions.iter().enumerate() {
-                check_definition(&format!("featureDefinitions.{}.member", index + 1), definition, &mut violations);
-            }
+            definitions::check("featureDefinitions", definitions, FEATURE_COUNT_MAX, &mut violations);
         }
         if let Some(online) = &self.online_store_config {
             check_online(online, &mut violations);
@@ -88,7 +82,8 @@ impl Request {
             check_offline(offline, &mut violations);
         }
         if let Some(throughput) = &self.throughput_config {
-            check_throughput(throughput, &mut violations);
+            violations.required("throughputConfig.throughputMode", &throughput.throughput_mode);
+            throughput.check("throughputConfig", &mut violations);
         }
         if let Some(role) = &self.role_arn {
             violations.length("roleArn", role, 20, 2_048);
@@ -97,7 +92,7 @@ impl Request {
         if let Some(description) = &self.description {
             violations.length("description", description, 0, 128);
         }
-        check_tags(self.tags.as_deref().unwrap_or_default(), &mut violations);
+        tags::check(self.tags.as_deref().unwrap_or_default(), &mut violations);
         violations.finish(Plane::Control)
     }
 
@@ -120,26 +115,27 @@ impl Request {
             }
         }
         let definitions = self.feature_definitions.as_deref().unwrap_or_default();
-        let has_collections = definitions.iter().any(|definition| definition.collection_type.is_some());
-        if has_collections && storage != "InMemory" {
-            return Err("collection types need an OnlineStoreConfig with StorageType InMemory".into());
-        }
-        let is_vector = |definition: &&FeatureDefinition| definition.collection_type.as_deref() == Some("Vector");
-        if definitions.iter().filter(is_vector).count() > 1 {
-            return Err("a feature group has at most one feature of CollectionType Vector".into());
-        }
+        definitions::check_collections(definitions, storage, false)?;
+        self.check_throughput()?;
         if storage == "InMemory" {
             self.check_in_memory()?;
         }
-        let mut keys = HashMap::new();
-        for tag in self.tags.as_deref().unwrap_or_default() {
-            if let Some(key) = &tag.key
-                && keys.insert(key, ()).is_some()
-            {
-                return Err(format!("tag key {key:?} is given twice"));
+        tags::check_keys(self.tags.as_deref().unwrap_or_default())
+    }
+
+    /// On-demand groups have no capacity, provisioned ones need both units (contract 2.1).
+    fn check_throughput(&self) -> Result<(), String> {
+        let Some(throughput) = &self.throughput_config else { return Ok(()) };
+        let units = [throughput.provisioned_read_capacity_units, throughput.provisioned_write_capacity_units];
+        match throughput.throughput_mode.as_deref() {
+            Some("OnDemand") if units.iter().any(Option::is_some) => {
+                Err("ThroughputMode OnDemand takes no capacity units".into())
             }
+            Some("Provisioned") if units.iter().any(Option::is_none) => {
+                Err("ThroughputMode Provisioned needs read and write capacity units".into())
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check_in_memory(&self) -> Result<(), String> {
@@ -167,38 +163,15 @@ impl Request {
         let tags = self.tags.unwrap_or_default().into_iter();
         v1::CreateFeatureGroupRequest {
             name: self.feature_group_name.unwrap_or_default(),
-            features: self.feature_definitions.unwrap_or_default().into_iter().map(feature_to_wire).collect(),
+            features: self.feature_definitions.unwrap_or_default().into_iter().map(definitions::to_wire).collect(),
             record_identifier_feature: self.record_identifier_feature_name.unwrap_or_default(),
             event_time_feature: self.event_time_feature_name.unwrap_or_default(),
             online,
             offline: self.offline_store_config.map(offline_to_wire),
-            throughput: self.throughput_config.map(|throughput| v1::Throughput {
-                mode: throughput.throughput_mode.unwrap_or_default(),
-                read_units: throughput.provisioned_read_capacity_units.and_then(|units| u32::try_from(units).ok()),
-                write_units: throughput.provisioned_write_capacity_units.and_then(|units| u32::try_from(units).ok()),
-            }),
+            throughput: self.throughput_config.map(ThroughputConfig::into_wire),
             role_arn: self.role_arn.unwrap_or_default(),
             description: self.description.unwrap_or_default(),
             tags: tags.map(|tag| (tag.key.unwrap_or_default(), tag.value.unwrap_or_default())).collect(),
-        }
-    }
-}
-
-fn check_definition(field: &str, definition: &FeatureDefinition, violations: &mut Violations) {
-    let (name, kind) = (format!("{field}.featureName"), format!("{field}.featureType"));
-    if let Some(given) = violations.required(&name, &definition.feature_name) {
-        violations.name(&name, given);
-    }
-    if let Some(given) = violations.required(&kind, &definition.feature_type) {
-        violations.one_of(&kind, given, &FEATURE_TYPES);
-    }
-    if let Some(given) = &definition.collection_type {
-        violations.one_of(&format!("{field}.collectionType"), given, &COLLECTION_TYPES);
-    }
-    if let Some(vector) = definition.collection_config.as_ref().and_then(|config| config.vector_config.as_ref()) {
-        let dimension = format!("{field}.collectionConfig.vectorConfig.dimension");
-        if let Some(given) = violations.required(&dimension, &vector.dimension) {
-            violations.range(&dimension, *given, 1, 8_192);
         }
     }
 }
@@ -237,56 +210,6 @@ fn check_offline(offline: &OfflineStoreConfig, violations: &mut Violations) {
     }
     if let Some(format) = &offline.table_format {
         violations.one_of("offlineStoreConfig.tableFormat", format, &TABLE_FORMATS);
-    }
-}
-
-fn check_throughput(throughput: &ThroughputConfig, violations: &mut Violations) {
-    let field = "throughputConfig.throughputMode";
-    if let Some(mode) = violations.required(field, &throughput.throughput_mode) {
-        violations.one_of(field, mode, &["OnDemand", "Provisioned"]);
-    }
-    for (member, units) in [
-        ("provisionedReadCapacityUnits", throughput.provisioned_read_capacity_units),
-        ("provisionedWriteCapacityUnits", throughput.provisioned_write_capacity_units),
-    ] {
-        if let Some(units) = units {
-            violations.range(&format!("throughputConfig.{member}"), units, 0, CAPACITY_UNITS_MAX);
-        }
-    }
-}
-
-fn check_tags(tags: &[Tag], violations: &mut Violations) {
-    violations.count("tags", tags.len(), 0, 50);
-    for (index, tag) in tags.iter().enumerate() {
-        for (member, text, least, most) in [("key", &tag.key, 1, 128), ("value", &tag.value, 0, 256)] {
-            let field = format!("tags.{}.member.{member}", index + 1);
-            if let Some(text) = violations.required(&field, text) {
-                violations.length(&field, text, least, most);
-                violations.pattern(&field, text, TAG_TEXT);
-            }
-        }
-    }
-}
-
-fn feature_to_wire(definition: FeatureDefinition) -> v1::Feature {
-    let kind = match definition.feature_type.as_deref() {
-        Some("Integral") => v1::FeatureType::Integral,
-        Some("Fractional") => v1::FeatureType::Fractional,
-        _ => v1::FeatureType::String,
-    };
-    let collection = match definition.collection_type.as_deref() {
-        Some("List") => v1::CollectionType::List,
-        Some("Set") => v1::CollectionType::Set,
-        Some("Vector") => v1::CollectionType::Vector,
-        _ => v1::CollectionType::Unspecified,
-    };
-    let vector = definition.collection_config.and_then(|config| config.vector_config);
-    v1::Feature {
-        name: definition.feature_name.unwrap_or_default(),
-        r#type: kind.into(),
-        collection: collection.into(),
-        vector_dimension: vector.and_then(|vector| u32::try_from(vector.dimension?).ok()).unwrap_or(0),
-        description: String::new(),
     }
 }
 

@@ -1,27 +1,29 @@
 //! DescribeFeatureGroup: as AWS was seen to answer (contract 2.2). One page holds every definition.
 
 use bytes::Bytes;
-use granary_types::{CollectionType, Feature, FeatureGroup, FeatureType, OfflineConfig, OnlineConfig};
+use granary_types::{FeatureGroup, OfflineConfig, OnlineConfig};
 use serde::{Deserialize, Serialize};
 
-use super::constraints::Violations;
 use super::fault::{Fault, Plane};
 use super::shapes::{
-    CollectionConfig, DataCatalogConfig, FeatureDefinition, OfflineStoreConfig, OnlineStoreConfig, S3StorageConfig,
-    SecurityConfig, ThroughputConfig, TtlDuration, VectorConfig, epoch_seconds, offline_status,
+    DataCatalogConfig, FeatureDefinition, OfflineStoreConfig, OnlineStoreConfig, S3StorageConfig, SecurityConfig,
+    ThroughputConfig, TtlDuration, epoch_seconds, offline_status,
 };
-use super::{Call, Rest, body_of, names};
+use super::tags::Tag;
+use super::{Call, Rest, body_of, definitions, names, tags};
 use crate::Settings;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Request {
     feature_group_name: Option<String>,
+    next_token: Option<String>,
 }
 
+/// A feature group as it is described, here and in the results of a search.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Response<'a> {
+pub(super) struct Described<'a> {
     feature_group_arn: String,
     feature_group_name: &'a str,
     record_identifier_feature_name: &'a str,
@@ -33,73 +35,70 @@ struct Response<'a> {
     online_store_config: Option<OnlineStoreConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     offline_store_config: Option<OfflineStoreConfig>,
-    throughput_config: ThroughputConfig,
+    /// Not in results of a search.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    throughput_config: Option<ThroughputConfig>,
     #[serde(skip_serializing_if = "Option::is_none")]
     role_arn: Option<&'a str>,
     feature_group_status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    offline_store_status: Option<OfflineStoreStatus>,
+    offline_store_status: Option<Status>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_update_status: Option<Status>,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
+    /// In results of a search only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tags: Option<Vec<Tag>>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct OfflineStoreStatus {
+struct Status {
     status: &'static str,
 }
 
 impl Rest {
     pub(super) fn describe_feature_group(&self, call: &Call) -> Result<Bytes, Fault> {
         let request: Request = call.shape()?;
-        let mut violations = Violations::default();
-        let given = violations.required("featureGroupName", &request.feature_group_name).cloned().unwrap_or_default();
-        violations.finish(Plane::Control)?;
-        let name = names::checked_name(Plane::Control, "featureGroupName", &given)?;
+        let name = names::required(&request.feature_group_name)?;
+        if request.next_token.is_some_and(|token| !token.is_empty()) {
+            // A group has no more definitions than a page, so that none is given out.
+            return Err(Fault::invalid(Plane::Control, "NextToken is not one that was returned"));
+        }
         let group = self.router.describe(&name).map_err(|error| Fault::of(Plane::Control, error))?;
-        body_of(&described(&self.settings, &group))
+        body_of(&Described { throughput_config: Some(throughput(&group)), ..described(&self.settings, &group) })
     }
 }
 
-fn described<'a>(settings: &Settings, group: &'a FeatureGroup) -> Response<'a> {
-    Response {
+/// What descriptions and results of a search have in common.
+fn described<'a>(settings: &Settings, group: &'a FeatureGroup) -> Described<'a> {
+    Described {
         feature_group_arn: names::arn_of(settings, &group.name),
         feature_group_name: &group.name,
         record_identifier_feature_name: &group.record_identifier_feature().name,
         event_time_feature_name: &group.event_time_feature().name,
-        feature_definitions: group.schema.features().iter().map(definition).collect(),
+        feature_definitions: group.schema.features().iter().map(definitions::described).collect(),
         creation_time: epoch_seconds(group.created_at_ms),
         last_modified_time: epoch_seconds(group.updated_at_ms),
         online_store_config: group.online.as_ref().map(online),
         offline_store_config: group.offline.as_ref().map(offline),
-        throughput_config: throughput(group),
+        throughput_config: None,
         role_arn: group.role_arn.as_deref(),
         // Creation is over when it is acknowledged, and a deleted group is not found: no other state is seen.
         feature_group_status: "Created",
-        offline_store_status: offline_status(group).map(|status| OfflineStoreStatus { status }),
+        offline_store_status: offline_status(group).map(|status| Status { status }),
+        // One entry of the meta group's log, and checked before: an update that is known has succeeded.
+        last_update_status: group.last_update_ms().map(|_| Status { status: "Successful" }),
         description: group.description.as_deref(),
+        tags: None,
     }
 }
 
-fn definition(feature: &Feature) -> FeatureDefinition {
-    let kind = match feature.kind {
-        FeatureType::String => "String",
-        FeatureType::Integral => "Integral",
-        FeatureType::Fractional => "Fractional",
-    };
-    let (collection, dimension) = match feature.collection {
-        None => (None, None),
-        Some(CollectionType::List) => (Some("List"), None),
-        Some(CollectionType::Set) => (Some("Set"), None),
-        Some(CollectionType::Vector { dimension }) => (Some("Vector"), Some(i64::from(dimension))),
-    };
-    FeatureDefinition {
-        feature_name: Some(feature.name.clone()),
-        feature_type: Some(kind.to_owned()),
-        collection_type: collection.map(str::to_owned),
-        collection_config: dimension
-            .map(|dimension| CollectionConfig { vector_config: Some(VectorConfig { dimension: Some(dimension) }) }),
-    }
+/// A group as a result of a search.
+pub(super) fn found<'a>(settings: &Settings, group: &'a FeatureGroup) -> Described<'a> {
+    let tags = tags::listed(&group.tags);
+    Described { tags: (!tags.is_empty()).then_some(tags), ..described(settings, group) }
 }
 
 fn online(online: &OnlineConfig) -> OnlineStoreConfig {
@@ -174,7 +173,11 @@ mod tests {
             ..v1::FeatureGroup::default()
         });
         let group = group.expect("a valid group");
-        let answer = serde_json::to_value(described(&Settings::default(), &group)).expect("JSON");
+        let answer = serde_json::to_value(Described {
+            throughput_config: Some(throughput(&group)),
+            ..described(&Settings::default(), &group)
+        })
+        .expect("JSON");
         let expected = json!({
             "FeatureGroupArn": "arn:aws:sagemaker:us-east-1:000000000000:feature-group/FG-a",
             "FeatureGroupName": "FG-a",

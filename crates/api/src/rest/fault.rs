@@ -56,7 +56,8 @@ impl Fault {
             (ErrorKind::NotFound, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceNotFound"),
             (ErrorKind::InUse, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceInUse"),
             (ErrorKind::InUse, _) => (StatusCode::CONFLICT, "ConflictException"),
-            (ErrorKind::NotFound, Plane::RuntimeWrite) | (ErrorKind::Invalid, _) => {
+            (ErrorKind::LimitExceeded, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceLimitExceeded"),
+            (ErrorKind::NotFound, Plane::RuntimeWrite) | (ErrorKind::Invalid | ErrorKind::LimitExceeded, _) => {
                 (StatusCode::BAD_REQUEST, plane.validation())
             }
             (ErrorKind::Forbidden, _) => (StatusCode::FORBIDDEN, "AccessForbidden"),
@@ -132,6 +133,8 @@ mod tests {
             },
             ErrorKind::InUse if plane == Plane::Control => (400, "ResourceInUse"),
             ErrorKind::InUse => (409, "ConflictException"),
+            ErrorKind::LimitExceeded if plane == Plane::Control => (400, "ResourceLimitExceeded"),
+            ErrorKind::LimitExceeded => (400, "ValidationError"),
             ErrorKind::Forbidden => (403, "AccessForbidden"),
             ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown => (503, "ServiceUnavailable"),
             ErrorKind::Corrupt | ErrorKind::Internal => (500, "InternalFailure"),

@@ -24,6 +24,11 @@ pub(super) fn name_of(name_or_arn: &str) -> Option<&str> {
 
 /// `rest` is what follows `arn:aws`: `[a-z\-]*:sagemaker:[a-z0-9\-]*:[0-9]{12}:feature-group/NAME`.
 fn name_in_arn(rest: &str) -> Option<&str> {
+    resource_in_arn(rest)?.strip_prefix("feature-group/")
+}
+
+/// What an ARN of SageMaker ends with; `rest` is what follows `arn:aws`.
+pub(super) fn resource_in_arn(rest: &str) -> Option<&str> {
     let mut parts = rest.splitn(5, ':');
     let (partition, service) = (parts.next()?, parts.next()?);
     let (region, account, resource) = (parts.next()?, parts.next()?, parts.next()?);
@@ -32,7 +37,7 @@ fn name_in_arn(rest: &str) -> Option<&str> {
         && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
         && account.len() == 12
         && account.bytes().all(|byte| byte.is_ascii_digit());
-    resource.strip_prefix("feature-group/").filter(|_| fits)
+    fits.then_some(resource)
 }
 
 /// The group's name from a member that holds name or ARN, after the constraints of `plane`.
@@ -43,6 +48,14 @@ pub(super) fn checked_name(plane: Plane, field: &str, text: &str) -> Result<Stri
     violations.pattern(field, text, NAME_OR_ARN);
     violations.finish(plane)?;
     Ok(name_of(text).expect("it matches the pattern").to_owned())
+}
+
+/// The group's name from the member `FeatureGroupName` of the control plane, which must be there.
+pub(super) fn required(name_or_arn: &Option<String>) -> Result<String, Fault> {
+    let mut violations = Violations::default();
+    let given = violations.required("featureGroupName", name_or_arn).cloned().unwrap_or_default();
+    violations.finish(Plane::Control)?;
+    checked_name(Plane::Control, "featureGroupName", &given)
 }
 
 /// The group's name from a raw segment of a path.

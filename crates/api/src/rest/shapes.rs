@@ -2,6 +2,7 @@
 //!
 //! Every member is optional here, so that a missing one is told as a broken constraint and not as broken JSON.
 
+use granary_proto::v1;
 use granary_router::OnlineRecord;
 use granary_types::record::RawValue;
 use granary_types::{FeatureGroup, Targets, Ttl, TtlUnit};
@@ -11,6 +12,8 @@ use super::constraints::{KMS_KEY, Violations};
 
 /// The longest value, in characters, and the longest list of values.
 const VALUE_LEN_MAX: usize = 358_400;
+const CAPACITY_UNITS_MAX: i64 = 10_000_000;
+pub(super) const STORAGE_TYPES: [&str; 3] = ["Standard", "Standard_V2", "InMemory"];
 const TTL_UNITS: [(&str, TtlUnit); 5] = [
     ("Seconds", TtlUnit::Seconds),
     ("Minutes", TtlUnit::Minutes),
@@ -216,12 +219,31 @@ pub(super) struct ThroughputConfig {
     pub(super) provisioned_write_capacity_units: Option<i64>,
 }
 
-/// `Tag`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(super) struct Tag {
-    pub(super) key: Option<String>,
-    pub(super) value: Option<String>,
+impl ThroughputConfig {
+    /// The constraints of what is given; `field` is its place in the request.
+    pub(super) fn check(&self, field: &str, violations: &mut Violations) {
+        if let Some(mode) = &self.throughput_mode {
+            violations.one_of(&format!("{field}.throughputMode"), mode, &["OnDemand", "Provisioned"]);
+        }
+        for (member, units) in [
+            ("provisionedReadCapacityUnits", self.provisioned_read_capacity_units),
+            ("provisionedWriteCapacityUnits", self.provisioned_write_capacity_units),
+        ] {
+            if let Some(units) = units {
+                violations.range(&format!("{field}.{member}"), units, 0, CAPACITY_UNITS_MAX);
+            }
+        }
+    }
+
+    /// As the router takes it; every constraint holds.
+    pub(super) fn into_wire(self) -> v1::Throughput {
+        let units = |given: Option<i64>| given.and_then(|given| u32::try_from(given).ok());
+        v1::Throughput {
+            mode: self.throughput_mode.unwrap_or_default(),
+            read_units: units(self.provisioned_read_capacity_units),
+            write_units: units(self.provisioned_write_capacity_units),
+        }
+    }
 }
 
 /// The constraints of a key of the key service.

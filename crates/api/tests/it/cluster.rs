@@ -54,6 +54,7 @@ struct Shared {
     store: Mutex<Store>,
     script: Mutex<VecDeque<Step>>,
     writes: Mutex<Vec<internal::ShardWriteRequest>>,
+    proposals_lost: AtomicU64,
 }
 
 /// The nodes and the catalog that routers watch.
@@ -73,6 +74,7 @@ impl Cluster {
             store: Mutex::default(),
             script: Mutex::default(),
             writes: Mutex::default(),
+            proposals_lost: AtomicU64::new(0),
         });
         for id in 1..=3 {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -93,10 +95,24 @@ impl Cluster {
         Router::new(Platform::system(), self.catalog.clone(), settings, registry)
     }
 
+    /// A router that has the catalog as it is now and hears of no change.
+    pub(crate) fn lagging_router(&self) -> Router {
+        let (_, catalog) = watch::channel(Arc::clone(&self.catalog.borrow()));
+        Router::new(Platform::system(), catalog, Settings::default(), &Registry::new())
+    }
+
     /// The whole API over a router of its own.
     pub(crate) async fn api(&self) -> axum::Router {
         let registry = Registry::new();
-        let router = self.router(Settings::default(), &registry);
+        self.api_in(self.router(Settings::default(), &registry), registry).await
+    }
+
+    /// The whole API over `router`.
+    pub(crate) async fn api_over(&self, router: Router) -> axum::Router {
+        self.api_in(router, Registry::new()).await
+    }
+
+    async fn api_in(&self, router: Router, registry: Registry) -> axum::Router {
         let ready = router.clone();
         let readiness = Arc::new(move || ready.ready().map_err(|error| error.to_string()));
         let api = Api::new(router, granary_api::Settings::default(), registry, readiness);
@@ -110,6 +126,16 @@ impl Cluster {
     /// What the next writes meet, one step each.
     pub(crate) fn script(&self, steps: impl IntoIterator<Item = Step>) {
         self.shared.script.lock().expect("no panic").extend(steps);
+    }
+
+    /// So many commands of the meta group are applied and their answers lost.
+    pub(crate) fn lose_proposals(&self, count: u64) {
+        self.shared.proposals_lost.store(count, Ordering::SeqCst);
+    }
+
+    /// Every feature group there is or was, as the meta group keeps it.
+    pub(crate) fn feature_groups(&self) -> Vec<v1::FeatureGroup> {
+        self.shared.catalog.lock().expect("no panic").to_wire().feature_groups
     }
 
     /// The write requests that arrived, on any node.
@@ -281,6 +307,10 @@ impl Meta for Node {
     ) -> Result<Response<internal::ProposeResponse>, Status> {
         let command = request.into_inner().command.and_then(|command| command.command);
         let reply = self.shared.apply(&command.ok_or_else(|| Status::invalid_argument("no command"))?);
+        let lost = &self.shared.proposals_lost;
+        if lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Err(Status::unknown("the answer is lost"));
+        }
         Ok(Response::new(internal::ProposeResponse { reply: Some(reply) }))
     }
 

@@ -2,6 +2,7 @@
 //! does when nodes redirect, refuse, lose an answer or say nothing. Real nodes are under `tests/`.
 
 mod cluster;
+mod control_plane;
 mod native;
 mod routing;
 mod sagemaker;

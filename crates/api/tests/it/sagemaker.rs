@@ -7,11 +7,11 @@ use tower::ServiceExt;
 
 use crate::cluster::Cluster;
 
-struct Answer {
-    status: StatusCode,
-    error_type: Option<String>,
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) error_type: Option<String>,
     request_id: Option<String>,
-    body: Value,
+    pub(crate) body: Value,
 }
 
 async fn send(api: &axum::Router, request: Request<Body>) -> Answer {
@@ -23,7 +23,7 @@ async fn send(api: &axum::Router, request: Request<Body>) -> Answer {
     Answer { status, error_type, request_id, body }
 }
 
-async fn control(api: &axum::Router, operation: &str, body: Value) -> Answer {
+pub(crate) async fn control(api: &axum::Router, operation: &str, body: Value) -> Answer {
     let request = Request::post("/")
         .header("content-type", "application/x-amz-json-1.1")
         .header("x-amz-target", format!("SageMaker.{operation}"))
@@ -31,13 +31,13 @@ async fn control(api: &axum::Router, operation: &str, body: Value) -> Answer {
     send(api, request.expect("a request")).await
 }
 
-async fn runtime(api: &axum::Router, method: &str, path: &str, body: Value) -> Answer {
+pub(crate) async fn runtime(api: &axum::Router, method: &str, path: &str, body: Value) -> Answer {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
     let request = Request::builder().method(method).uri(path).header("content-type", "application/json").body(body);
     send(api, request.expect("a request")).await
 }
 
-fn orders() -> Value {
+pub(crate) fn orders() -> Value {
     json!({
         "FeatureGroupName": "orders",
         "RecordIdentifierFeatureName": "id",
@@ -53,7 +53,7 @@ fn orders() -> Value {
     })
 }
 
-fn record(id: &str, at: &str, total: &str) -> Value {
+pub(crate) fn record(id: &str, at: &str, total: &str) -> Value {
     json!({"Record": [
         {"FeatureName": "id", "ValueAsString": id},
         {"FeatureName": "at", "ValueAsString": at},
