@@ -43,6 +43,10 @@ impl Shard for EchoService {
         Ok(Response::new(ShardReadResponse { result: Some(shard_read_response::Result::Rows(rows)) }))
     }
 
+    async fn list(&self, _: Request<ShardListRequest>) -> Result<Response<ShardListResponse>, Status> {
+        Err(Status::unimplemented("echo only"))
+    }
+
     async fn read_index(&self, _: Request<ReadIndexRequest>) -> Result<Response<ReadIndexResponse>, Status> {
         Err(Status::unimplemented("echo only"))
     }

@@ -4,6 +4,9 @@
 //! `entries_in_flight_max` entries are under way at a time, and while they are, the next one gathers. There is no
 //! linger: a lone write goes at once. The queue is bounded in items and bytes; beyond the bound a write is refused
 //! as overloaded, before anything happened.
+//!
+//! Updates that lost a race (`updates.rs`) are merged here once more, while no entry of this queue is under way: then
+//! nothing can be written to their records in between.
 
 use std::sync::Arc;
 
@@ -11,7 +14,7 @@ use bytes::Bytes;
 use granary_consensus::{Group, ProposeError};
 use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::{self, shard_command::Command, write_outcome::Status};
-use granary_shard::{Pressure, ShardStore};
+use granary_shard::{Merged, Pressure, ShardStore};
 use granary_types::{Error, ErrorKind, NodeId};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -38,6 +41,8 @@ pub struct Written {
 
 struct Submission {
     writes: Vec<internal::Write>,
+    /// The writes are updates, to be merged when nothing else is under way.
+    unmerged: bool,
     bytes: usize,
     answer: oneshot::Sender<Result<Written, WriteError>>,
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
@@ -68,6 +73,7 @@ impl WriteQueue {
             store,
             metrics,
             entry_bytes_max: settings.entry_bytes_max,
+            entries_in_flight_max: settings.entries_in_flight_max,
             in_flight: Arc::new(Semaphore::new(settings.entries_in_flight_max)),
         };
         platform.spawn(TaskKind::Request, "group-commit", batcher.run(receiver));
@@ -84,6 +90,20 @@ impl WriteQueue {
     /// # Errors
     /// `NotLeader`; `Overloaded` when the queue is full; `Unknown` when the entry may or may not be committed.
     pub async fn submit(&self, writes: Vec<internal::Write>) -> Result<Written, WriteError> {
+        self.enqueue(writes, false).await
+    }
+
+    /// Merges updates into their records when nothing else of this queue is under way, proposes them, and answers after
+    /// they are applied. Of several for one record the first one is applied and the others are `RACED`, and so are those
+    /// for which the entry has no room.
+    ///
+    /// # Errors
+    /// As [`Self::submit`].
+    pub async fn submit_unmerged(&self, updates: Vec<internal::Write>) -> Result<Written, WriteError> {
+        self.enqueue(updates, true).await
+    }
+
+    async fn enqueue(&self, writes: Vec<internal::Write>, unmerged: bool) -> Result<Written, WriteError> {
         let overloaded = || WriteError::Failed(Error::new(ErrorKind::Overloaded, "the shard's write queue is full"));
         let bytes = writes.iter().map(Message::encoded_len).sum::<usize>();
         let count = u32::try_from(writes.len()).map_err(|_| overloaded())?;
@@ -93,7 +113,7 @@ impl WriteQueue {
             Arc::clone(&self.bytes).try_acquire_many_owned(weight).map_err(|_| overloaded())?,
         );
         let (answer, answered) = oneshot::channel();
-        let submission = Submission { writes, bytes, answer, _permits: permits };
+        let submission = Submission { writes, unmerged, bytes, answer, _permits: permits };
         self.sender.try_send(submission).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => overloaded(),
             mpsc::error::TrySendError::Closed(_) => {
@@ -112,6 +132,7 @@ struct Batcher {
     store: Arc<ShardStore>,
     metrics: Arc<Metrics>,
     entry_bytes_max: usize,
+    entries_in_flight_max: usize,
     in_flight: Arc<Semaphore>,
 }
 
@@ -127,7 +148,7 @@ impl Batcher {
                 },
             };
             // What arrives while earlier entries are on their way travels in one entry.
-            let Ok(permit) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
+            let Ok(mut permit) = Arc::clone(&self.in_flight).acquire_owned().await else { return };
             let mut batch = vec![first];
             let mut bytes = batch[0].bytes;
             while let Ok(next) = receiver.try_recv() {
@@ -141,9 +162,17 @@ impl Batcher {
             self.slow_down().await;
             // Whoever has given up meanwhile asks again; its first try need not go through the Raft log too.
             batch.retain(|submission| !submission.answer.is_closed());
-            if !batch.is_empty() {
-                self.propose(batch, permit);
+            if batch.is_empty() {
+                continue;
             }
+            if batch.iter().any(|submission| submission.unmerged) {
+                let others = u32::try_from(self.entries_in_flight_max.saturating_sub(1)).unwrap_or(u32::MAX);
+                let Ok(others) = Arc::clone(&self.in_flight).acquire_many_owned(others).await else { return };
+                permit.merge(others);
+                // In front, where no other write of the entry comes before them.
+                batch.sort_by_key(|submission| !submission.unmerged);
+            }
+            self.propose(batch, permit);
         }
     }
 
@@ -162,9 +191,28 @@ impl Batcher {
     fn propose(&self, batch: Vec<Submission>, permit: OwnedSemaphorePermit) {
         let mut writes = Vec::with_capacity(batch.iter().map(|submission| submission.writes.len()).sum());
         let mut answers = Vec::with_capacity(batch.len());
+        let mut room = self.entry_bytes_max;
         for submission in batch {
-            answers.push((submission.writes.len(), submission.answer, submission._permits));
-            writes.extend(submission.writes);
+            let Submission { writes: submitted, unmerged, answer, _permits, .. } = submission;
+            let settled = if unmerged {
+                match merge(&self.store, submitted, &mut room, &mut writes) {
+                    Ok(settled) => settled,
+                    Err(error) => {
+                        drop(answer.send(Err(error)));
+                        continue;
+                    }
+                }
+            } else {
+                let settled = vec![None; submitted.len()];
+                writes.extend(submitted);
+                settled
+            };
+            answers.push(Answer { settled, answer, _permits });
+        }
+        if writes.is_empty() {
+            let index = self.group.applied_index();
+            answers.into_iter().for_each(|answer| answer.send(index, &mut std::iter::empty()));
+            return;
         }
         self.metrics.writes_per_entry.observe(writes.len() as f64);
         let change_log_budget = self.store.change_log_budget();
@@ -176,24 +224,70 @@ impl Batcher {
             let result = group.propose(command).await;
             drop(permit);
             match result.map_err(write_error).and_then(|proposed| Ok((proposed.index, outcomes(&proposed.reply)?))) {
-                Ok((index, mut outcomes)) => {
+                Ok((index, outcomes)) => {
                     let full = outcomes.iter().filter(|outcome| outcome.status() == Status::ChangeLogFull).count();
                     metrics.writes_refused.with_label_values(&[&shard, "change-log-full"]).inc_by(full as u64);
-                    for (count, answer, _permits) in answers {
-                        let rest = outcomes.split_off(count.min(outcomes.len()));
-                        let mine = std::mem::replace(&mut outcomes, rest);
-                        // Whoever asked may have gone away; the write stands.
-                        drop(answer.send(Ok(Written { index, outcomes: mine })));
-                    }
+                    let mut outcomes = outcomes.into_iter();
+                    answers.into_iter().for_each(|answer| answer.send(index, &mut outcomes));
                 }
                 Err(error) => {
-                    for (_, answer, _permits) in answers {
-                        drop(answer.send(Err(error.clone())));
+                    for answer in answers {
+                        drop(answer.answer.send(Err(error.clone())));
                     }
                 }
             }
         });
     }
+}
+
+/// What a submission waits for.
+struct Answer {
+    /// One for each of its writes: the outcome, where it did not go into the entry.
+    settled: Vec<Option<internal::WriteOutcome>>,
+    answer: oneshot::Sender<Result<Written, WriteError>>,
+    _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+impl Answer {
+    /// Answers with the next outcomes of the entry, as many as are its own.
+    fn send(self, index: u64, outcomes: &mut impl Iterator<Item = internal::WriteOutcome>) {
+        let mine = self.settled.into_iter().map_while(|settled| settled.or_else(|| outcomes.next())).collect();
+        // Whoever asked may have gone away; the write stands.
+        drop(self.answer.send(Ok(Written { index, outcomes: mine })));
+    }
+}
+
+/// Merges updates into the entry's writes. Returns the outcomes of those that do not go into it.
+fn merge(
+    store: &ShardStore,
+    updates: Vec<internal::Write>,
+    room: &mut usize,
+    writes: &mut Vec<internal::Write>,
+) -> Result<Vec<Option<internal::WriteOutcome>>, WriteError> {
+    let merged = updates.iter().map(|update| match store.merge_update(update).map_err(store_error)? {
+        Merged::Settled(outcome) => Ok(Some(outcome)),
+        Merged::Write(write) => {
+            let bytes = write.encoded_len();
+            // The first one goes in however large it is.
+            if bytes > *room && !writes.is_empty() {
+                return Ok(Some(raced()));
+            }
+            *room = room.saturating_sub(bytes);
+            writes.push(write);
+            Ok(None)
+        }
+    });
+    merged.collect()
+}
+
+/// The outcome of an update that is to be merged again.
+pub(crate) fn raced() -> internal::WriteOutcome {
+    internal::WriteOutcome { status: Status::Raced.into(), ..internal::WriteOutcome::default() }
+}
+
+/// What a failure of the store means to the writer: nothing was proposed.
+pub(crate) fn store_error(error: granary_shard::Error) -> WriteError {
+    WriteError::Failed(Error::new(ErrorKind::Unavailable, format!("replica failed: {error}")))
 }
 
 fn outcomes(reply: &Bytes) -> Result<Vec<internal::WriteOutcome>, WriteError> {

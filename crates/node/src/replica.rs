@@ -24,8 +24,8 @@ use tokio::time::Instant;
 
 use crate::comparison::Comparison;
 use crate::freshness::Freshness;
-use crate::group_commit::{WriteError, WriteQueue, Written, write_error};
-use crate::{Metrics, Settings};
+use crate::group_commit::{WriteError, WriteQueue, Written, store_error, write_error};
+use crate::{Metrics, Settings, updates};
 
 /// What a compactor told is forgotten after this time: one that still fails tells again within its longest rest.
 const FAILING_TABLES_KEPT: Duration = Duration::from_secs(60);
@@ -96,6 +96,7 @@ pub struct Replica {
     freshness: Freshness,
     platform: Platform,
     read_wait: Duration,
+    entry_bytes_max: usize,
     dir: PathBuf,
     /// As the compactor that last read the change log here tells it, and when it did.
     failing_tables: Mutex<Option<(Instant, Vec<String>)>>,
@@ -136,6 +137,7 @@ impl Replica {
             freshness: Freshness::default(),
             platform: platform.clone(),
             read_wait: settings.read_wait,
+            entry_bytes_max: settings.entry_bytes_max,
             dir,
             failing_tables: Mutex::default(),
         });
@@ -199,7 +201,10 @@ impl Replica {
         if let Some(failure) = self.store.failure() {
             return Err(WriteError::Failed(Error::new(ErrorKind::Unavailable, format!("replica failed: {failure}"))));
         }
-        self.queue.submit(writes).await
+        if !writes.iter().any(updates::is_update) {
+            return self.queue.submit(writes).await;
+        }
+        self.write_with_updates(writes).await
     }
 
     /// The index a read at this replica must wait for, by its consistency level.
@@ -277,6 +282,17 @@ impl Replica {
         Ok(internal::ShardRows { applied_index, rows })
     }
 
+    /// Lists records of the current state. What the state must have reached was waited for before. Reads the tree.
+    ///
+    /// # Errors
+    /// `Unavailable` once the store has failed (ST-1).
+    pub fn list(
+        &self,
+        request: &internal::ShardListRequest,
+    ) -> Result<internal::shard_list_response::Result, WriteError> {
+        self.store.list(request).map_err(store_error)
+    }
+
     /// Proposes the trim of the change log up to an offset that was read back from table commits (CL-3).
     ///
     /// # Errors
@@ -287,6 +303,15 @@ impl Replica {
         }
         self.propose(Command::Trim(internal::TrimChangeLog { sequence })).await.map_err(write_error)?;
         Ok(self.store.change_log().trimmed_sequence)
+    }
+
+    pub(crate) fn queue(&self) -> &WriteQueue {
+        &self.queue
+    }
+
+    /// How many bytes of writes go into one entry.
+    pub(crate) fn entry_bytes_max(&self) -> usize {
+        self.entry_bytes_max
     }
 
     pub(crate) fn platform(&self) -> &Platform {
@@ -336,7 +361,8 @@ impl Replica {
     }
 }
 
-fn read_error(error: ReadError) -> WriteError {
+/// What a read index that was not confirmed means to whoever waits for it.
+pub(crate) fn read_error(error: ReadError) -> WriteError {
     match error {
         ReadError::NotLeader { leader } => WriteError::NotLeader(leader.map(|(_, node)| node)),
         ReadError::Unavailable => {

@@ -39,7 +39,8 @@ impl Operation {
 impl From<WriteKind> for Operation {
     fn from(kind: WriteKind) -> Self {
         match kind {
-            WriteKind::Put => Self::Put,
+            // An update's event is a put of the merged row.
+            WriteKind::Put | WriteKind::Update { .. } => Self::Put,
             WriteKind::SoftDelete => Self::Delete,
             WriteKind::HardDelete => Self::Reset,
         }

@@ -14,6 +14,7 @@ mod deadline;
 mod failure;
 mod groups;
 mod lane;
+mod list;
 mod metrics;
 mod nodes;
 mod read;
@@ -21,6 +22,7 @@ mod record;
 mod replicas;
 mod session;
 mod settings;
+mod update;
 mod write;
 
 use std::collections::HashMap;
@@ -36,10 +38,12 @@ use prometheus::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use granary_catalog::search::{Found, Hit};
+pub use list::{ListAnswer, ListCommand, ListPlace, ListedRecord};
 pub use read::{BatchAnswer, BatchFailure, BatchGetCommand, BatchKeys, BatchRecord, Consistency, GetCommand};
 pub use record::OnlineRecord;
 pub use session::Session;
 pub use settings::Settings;
+pub use update::UpdateCommand;
 pub use write::{DeleteCommand, PutCommand, Written};
 
 use lane::Lane;

@@ -158,9 +158,10 @@ impl Router {
 }
 
 /// What to read of one entry of a batch.
-struct Entry {
-    group: Arc<FeatureGroup>,
-    projection: Option<Projection>,
+pub(crate) struct Entry {
+    pub(crate) group: Arc<FeatureGroup>,
+    /// `None` for all features.
+    pub(crate) projection: Option<Projection>,
 }
 
 /// One key of a batch.
@@ -410,7 +411,7 @@ async fn ask(router: &Router, who: Who, asked: Asked, deadline: Deadline) -> (As
 }
 
 /// The group must have an online store and all the features; their ordinals ascend in the projection.
-fn checked_entry(group: Arc<FeatureGroup>, features: &[String]) -> Result<Entry, Error> {
+pub(crate) fn checked_entry(group: Arc<FeatureGroup>, features: &[String]) -> Result<Entry, Error> {
     if group.online.is_none() {
         return Err(Error::invalid(format!("feature group {:?} has no online store to read from", group.name)));
     }

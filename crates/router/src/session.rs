@@ -93,7 +93,8 @@ impl Session {
     }
 }
 
-fn checksum(body: &[u8]) -> u32 {
+/// The checksum of a token.
+pub(crate) fn checksum(body: &[u8]) -> u32 {
     u32::try_from(xxh3_64(body) & u64::from(u32::MAX)).expect("masked to 32 bits")
 }
 

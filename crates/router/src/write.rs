@@ -8,7 +8,7 @@ use granary_placement::slot_of;
 use granary_proto::convert::write_to_wire;
 use granary_proto::internal;
 use granary_proto::internal::write_outcome::Status;
-use granary_types::record::RawValue;
+use granary_types::record::{RECORD_LEN_MAX, RawValue};
 use granary_types::{
     Epoch, Error, ErrorKind, EventTime, FeatureGroup, FeatureValue, Record, RecordIdentifier, ShardId, Slot, Targets,
     Ttl, Write, WriteId, WriteKind,
@@ -144,7 +144,7 @@ impl Router {
         Ok(join_all(commands.into_iter().map(|command| self.put(command))).await)
     }
 
-    fn complete(&self, group: &FeatureGroup, draft: Draft, targets: Targets, id: Option<WriteId>) -> Write {
+    pub(crate) fn complete(&self, group: &FeatureGroup, draft: Draft, targets: Targets, id: Option<WriteId>) -> Write {
         Write {
             id: id.unwrap_or_else(|| WriteId(self.shared.platform.fresh_id())),
             slot: slot_of(draft.identifier.as_bytes()),
@@ -161,9 +161,17 @@ impl Router {
     }
 
     /// Rounds until the write is applied, refused for good, or out of time. The write id stays the same.
-    async fn submit(&self, write: Write, deadline: Deadline) -> Result<Written, Error> {
-        let slot = write.slot;
-        let mut message = write_to_wire(&write);
+    pub(crate) async fn submit(&self, write: Write, deadline: Deadline) -> Result<Written, Error> {
+        self.submit_message(write.slot, write_to_wire(&write), deadline).await
+    }
+
+    /// [`Self::submit`] of a write that is a message already.
+    pub(crate) async fn submit_message(
+        &self,
+        slot: Slot,
+        mut message: internal::Write,
+        deadline: Deadline,
+    ) -> Result<Written, Error> {
         let mut backoff = Backoff::new();
         let mut may_have_run = false;
         loop {
@@ -196,6 +204,9 @@ impl Router {
             return Err(Missed::for_now("no_route", error));
         };
         message.epoch = epoch.0;
+        if message.kind() == internal::WriteKind::Update {
+            message.now_nanos = self.shared.platform.now_nanos();
+        }
         let queued = self.lane(shard).enqueue(message.clone(), deadline);
         let answer = queued.map_err(|error| Missed::for_good("queue_full", error))?;
         match tokio::time::timeout_at(deadline.0, answer).await {
@@ -211,12 +222,12 @@ impl Router {
     }
 }
 
-/// What puts and deletes differ in.
-struct Draft {
-    kind: WriteKind,
-    identifier: RecordIdentifier,
-    event_time: EventTime,
-    row: Bytes,
+/// What puts, deletes and updates differ in.
+pub(crate) struct Draft {
+    pub(crate) kind: WriteKind,
+    pub(crate) identifier: RecordIdentifier,
+    pub(crate) event_time: EventTime,
+    pub(crate) row: Bytes,
 }
 
 /// Why a round went wrong in which the shard did not own the slot at the epoch that was sent.
@@ -268,6 +279,22 @@ fn verdict(shard: ShardId, applied: Applied) -> Result<Written, Missed> {
             let message = "a hard delete needs an event time that is not older than the record's";
             return Err(Missed::for_good("stale_hard_delete", Error::invalid(message)));
         }
+        Status::NoRecord => {
+            let message = "the record does not exist, is deleted or has expired";
+            return Err(Missed::for_good("no_record", Error::new(ErrorKind::NotFound, message)));
+        }
+        Status::OlderEventTime => {
+            let message = "the event time is older than the record's";
+            return Err(Missed::for_good("older_event_time", Error::new(ErrorKind::Conflict, message)));
+        }
+        Status::Raced => {
+            let error = Error::new(ErrorKind::Unavailable, "too many writes to the record at the same time");
+            return Err(Missed::for_now("raced", error));
+        }
+        Status::RecordTooLong => {
+            let message = format!("with the update the record would have more than {RECORD_LEN_MAX} bytes");
+            return Err(Missed::for_good("record_too_long", Error::invalid(message)));
+        }
     };
     Ok(Written { shard, raft_index: applied.index, became_online })
 }
@@ -282,7 +309,7 @@ fn settle(error: Error, may_have_run: bool) -> Error {
 }
 
 /// The stores a write goes to: all that the group has, or those asked for.
-fn targets_of(group: &FeatureGroup, asked: Option<Targets>) -> Result<Targets, Error> {
+pub(crate) fn targets_of(group: &FeatureGroup, asked: Option<Targets>) -> Result<Targets, Error> {
     let has = Targets { online: group.online.is_some(), offline: group.offline.is_some() };
     let Some(asked) = asked else { return Ok(has) };
     for (wanted, enabled, store) in
@@ -321,6 +348,17 @@ mod tests {
         assert_eq!((full.error.kind, full.is_final), (ErrorKind::Overloaded, true));
         let stale = verdict(shard, applied(Status::StaleHardDelete)).expect_err("refused");
         assert_eq!((stale.error.kind, stale.is_final), (ErrorKind::Invalid, true));
+        let refused = [
+            (Status::NoRecord, ErrorKind::NotFound),
+            (Status::OlderEventTime, ErrorKind::Conflict),
+            (Status::RecordTooLong, ErrorKind::Invalid),
+        ];
+        for (status, kind) in refused {
+            let missed = verdict(shard, applied(status)).expect_err("refused");
+            assert_eq!((missed.error.kind, missed.is_final), (kind, true));
+        }
+        let raced = verdict(shard, applied(Status::Raced)).expect_err("refused");
+        assert_eq!((raced.error.kind, raced.is_final), (ErrorKind::Unavailable, false));
         let moved = verdict(shard, applied(Status::WrongShard)).expect_err("refused");
         assert_eq!((moved.is_final, moved.reason), (false, WRONG_SHARD));
     }

@@ -1,6 +1,7 @@
 //! Making rows: from a record, for a delete, and from a larger row.
 
 use bytes::Bytes;
+use granary_types::record::RecordUpdate;
 use granary_types::{FeatureGroup, FeatureOrdinal, FeatureValue, Record, RecordIdentifier, SchemaVersion};
 use rkyv::rancor;
 
@@ -34,6 +35,31 @@ pub fn encode_delete(
     values.sort_by_key(|(ordinal, _)| *ordinal);
     let values = values.iter().map(|(ordinal, value)| (*ordinal, ValueRef::from(value)));
     Ok(pack(group.schema.version, None, values))
+}
+
+/// Encodes the new values of an update, checked against its group's schema at `schema_version`. With them, the time to
+/// live that replaces the record's.
+pub fn encode_update(update: &RecordUpdate, schema_version: SchemaVersion) -> Bytes {
+    let values = update.values.iter().map(|(ordinal, value)| (*ordinal, ValueRef::from(value)));
+    pack(schema_version, update.ttl.map(|ttl| ttl.seconds()), values)
+}
+
+/// The row `base` with the values and the time to live that `update` has in their place, and the newer schema version
+/// of the two.
+///
+/// # Errors
+/// When one of them is no row.
+pub fn merge(base: &[u8], update: &[u8]) -> Result<Bytes, Error> {
+    let (base, update) = (RowView::open(base)?, RowView::open(update)?);
+    let mut values: Vec<_> = base.values().collect();
+    for (ordinal, value) in update.values() {
+        match values.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal) {
+            Ok(place) => values[place] = (ordinal, value),
+            Err(place) => values.insert(place, (ordinal, value)),
+        }
+    }
+    let version = base.schema_version().max(update.schema_version());
+    Ok(pack(version, update.ttl_seconds().or(base.ttl_seconds()), values.into_iter()))
 }
 
 /// A row with only the features at `ordinals`, in any order; those the row lacks are left out.

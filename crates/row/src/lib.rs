@@ -16,7 +16,7 @@ mod encode;
 mod format;
 mod view;
 
-pub use encode::{decode, encode, encode_delete, project};
+pub use encode::{decode, encode, encode_delete, encode_update, merge, project};
 pub use view::{Elements, RowView, ValueRef, Values};
 
 /// The format version this build writes, the first byte of every row.

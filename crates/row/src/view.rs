@@ -59,6 +59,11 @@ impl<'a> RowView<'a> {
         Values { view: *self, next: 0, counts: [0; kind::COUNT] }
     }
 
+    /// Bytes of the values' texts, elements of collections among them: what the limit for a record counts.
+    pub fn text_len(&self) -> usize {
+        self.values().map(|(_, value)| value.text_len()).sum()
+    }
+
     /// The value at `ordinal`, which is of `kind` and the `index`th such.
     fn at(&self, ordinal: FeatureOrdinal, kind: u8, index: usize) -> Option<ValueRef<'a>> {
         let row = self.row;
@@ -192,6 +197,16 @@ impl<'a> ValueRef<'a> {
             Self::Integral { value, .. } => value.to_string(),
             Self::Fractional { value, .. } => value.to_string(),
             Self::Collection(elements) => format!("[{}]", elements.clone().collect::<Vec<_>>().join(", ")),
+        }
+    }
+
+    /// Bytes of the text that was put, or of the elements' texts.
+    pub fn text_len(&self) -> usize {
+        match self {
+            Self::String(text) => text.len(),
+            Self::Collection(elements) => elements.clone().map(str::len).sum(),
+            Self::Integral { original: Some(text), .. } | Self::Fractional { original: Some(text), .. } => text.len(),
+            Self::Integral { .. } | Self::Fractional { .. } => self.text().len(),
         }
     }
 

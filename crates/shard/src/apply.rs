@@ -4,7 +4,8 @@
 //! remembered by its id, and makes exactly one change-log event if it goes offline (CL-1).
 //!
 //! On replay the rows may be ahead of the entry (see the crate's documentation). Then merging changes nothing, and
-//! all control effects are as they were the first time. Only the answer may differ, `SUPERSEDED` for what was
+//! all control effects are as they were the first time, for none depends on a row but the one that a cell remembers;
+//! whether an update still holds is decided by the control state alone (`touches.rs`). Only the answer may differ, `SUPERSEDED` for what was
 //! `APPLIED`: nobody waits for it.
 
 use std::sync::Arc;
@@ -98,25 +99,38 @@ impl<R: Rows> Apply<'_, R> {
         if write.targets.offline && pressure == Pressure::Refuse {
             return Ok(outcome(Status::ChangeLogFull, 0, 0));
         }
+        let key = write.targets.online.then(|| cell::key(write.slot, write.group, write.record.as_bytes()));
+        if let (WriteKind::Update { based_on }, Some(key)) = (write.kind, &key)
+            && self.control.touches.last(key) > based_on
+            && !is_planted(Mutant::UpdatesBlindly)
+        {
+            return Ok(outcome(Status::Raced, 0, 0));
+        }
         // Used up even if a hard delete turns out stale: a stamp belongs to one write, which is how a cell that is ahead
         // on replay tells what was decided about it, and no stamp depends on a row.
         let proposed = if is_planted(Mutant::ApplyReadsClock) { by_own_clock() } else { proposed };
         let stamp = self.control.last_stamp.next(proposed);
         self.control.last_stamp = stamp;
-        let status = if write.targets.online { self.online(&write, stamp)? } else { Status::Applied };
+        let status = match key {
+            Some(key) => {
+                // Whatever becomes of the write: the row must have no say in it.
+                self.control.touches.note(&key, stamp);
+                self.online(key, &write, stamp)?
+            }
+            None => Status::Applied,
+        };
         if status == Status::StaleHardDelete {
             return Ok(outcome(status, 0, 0));
         }
         self.control.recent.insert(write.id, stamp, self.window);
         if write.targets.offline {
-            self.control.change_log.append(stamp, message);
+            self.control.change_log.append(stamp, event_of(message));
         }
         Ok(outcome(status, 0, stamp.0))
     }
 
     /// Merges the write into its cell.
-    fn online(&mut self, write: &Write, stamp: WriteStamp) -> Result<Status, Error> {
-        let key = cell::key(write.slot, write.group, write.record.as_bytes());
+    fn online(&mut self, key: Bytes, write: &Write, stamp: WriteStamp) -> Result<Status, Error> {
         let stored = self.rows.get(&key)?;
         let old = stored.as_ref().map(|stored| StoredCell::decode(&key, stored)).transpose()?.unwrap_or_default();
         let version = Version { event_time: write.event_time, stamp };
@@ -127,12 +141,12 @@ impl<R: Rows> Apply<'_, R> {
                 HardDelete::Stale => return Ok(Status::StaleHardDelete),
                 HardDelete::Untold => return Err(Error::RowsAhead { index: self.index }),
             },
-            WriteKind::Put | WriteKind::SoftDelete
+            WriteKind::Put | WriteKind::Update { .. } | WriteKind::SoftDelete
                 if !old.cell.accepts(&version) && !is_planted(Mutant::ForgetsEventTime) =>
             {
                 return Ok(Status::Superseded);
             }
-            WriteKind::Put => old.write(version, Some(write.row.clone())),
+            WriteKind::Put | WriteKind::Update { .. } => old.write(version, Some(write.row.clone())),
             WriteKind::SoftDelete => old.write(version, None),
         };
         check(Invariant::NothingSupersedesOnline, !new.cell.accepts(&version), || {
@@ -166,6 +180,14 @@ impl<R: Rows> Apply<'_, R> {
         }
         self.control.change_log.name(stream);
         Ok(())
+    }
+}
+
+/// What the change log keeps of an accepted write. An update is a put of the merged row to whoever reads it.
+fn event_of(write: wire::Write) -> wire::Write {
+    match write.kind() {
+        wire::WriteKind::Update => wire::Write { kind: wire::WriteKind::Put.into(), based_on: 0, ..write },
+        _ => write,
     }
 }
 

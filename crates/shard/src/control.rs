@@ -13,6 +13,7 @@ use crate::marker::Marker;
 use crate::sample::Sample;
 use crate::slots::Slots;
 use crate::state_hash::StateHash;
+use crate::touches::Touches;
 
 /// What apply works on.
 #[derive(Debug, Default)]
@@ -24,6 +25,7 @@ pub(crate) struct Control {
     pub(crate) last_stamp: WriteStamp,
     pub(crate) change_log: ChangeLog,
     pub(crate) recent: RecentWrites,
+    pub(crate) touches: Touches,
     /// What the rows are: ahead of `applied_index` on replay.
     pub(crate) rows: Marker,
 }
@@ -65,6 +67,7 @@ impl Control {
             last_stamp: self.last_stamp,
             change_log: self.change_log.image(),
             recent: self.recent.image(),
+            touches: self.touches.clone(),
             rows: self.rows,
         }
     }
@@ -87,6 +90,7 @@ impl Control {
             } else {
                 RecentWrites::from_wire(state.recent_writes).ok_or_else(|| wrong("recent writes"))?
             },
+            touches: Touches::from_wire(state.touches).ok_or_else(|| wrong("touches"))?,
             rows: Marker { index: state.applied_index, comparable_from, hash },
         })
     }
@@ -100,13 +104,14 @@ pub(crate) struct ControlImage {
     last_stamp: WriteStamp,
     change_log: ChangeLog,
     recent: dedup::Image,
+    touches: Touches,
     pub(crate) rows: Marker,
 }
 
 impl ControlImage {
     /// How many [`Self::parts`] there are.
     pub(crate) fn parts_count(&self) -> usize {
-        self.change_log.segments().count() + 3
+        self.change_log.segments().count() + 4
     }
 
     /// The state as messages that merge into one: none of them is much larger than a segment.
@@ -132,6 +137,8 @@ impl ControlImage {
             recent_writes: self.recent.to_wire(),
             ..Default::default()
         });
-        std::iter::once(scalars).chain(segments).chain(open).chain(recent)
+        let touches =
+            std::iter::once_with(|| wire::ShardControlState { touches: self.touches.to_wire(), ..Default::default() });
+        std::iter::once(scalars).chain(segments).chain(open).chain(recent).chain(touches)
     }
 }

@@ -4,7 +4,7 @@
 //! writes frozen maps to the tree, oldest first, and drops them. There are two at most: one being written and one set
 //! aside by a snapshot. Whoever looks finds the newest cell: active, then frozen from new to old, then what is below.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,8 +14,35 @@ use crate::marker::Marker;
 /// What an entry takes beside the bytes of key and cell: two handles, two allocations, the map's slack.
 const ENTRY_OVERHEAD: usize = 160;
 
-/// Cells by key. The order of this map is never seen: what leaves it is sorted.
-type Cells = HashMap<Bytes, Bytes>;
+/// Cells by key, apart by slot, so that listing a slot looks at no other. The order of these maps is never seen: what
+/// leaves them is sorted.
+#[derive(Debug, Default)]
+struct Cells {
+    slots: HashMap<[u8; 2], HashMap<Bytes, Bytes>>,
+}
+
+impl Cells {
+    fn get(&self, key: &[u8]) -> Option<&Bytes> {
+        self.slots.get(&slot_of(key))?.get(key)
+    }
+
+    fn insert(&mut self, key: Bytes, cell: Bytes) -> Option<Bytes> {
+        self.slots.entry(slot_of(&key)).or_default().insert(key, cell)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
+        self.slots.values().flatten()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+}
+
+/// The first bytes of a key (`cell.rs`).
+fn slot_of(key: &[u8]) -> [u8; 2] {
+    key.first_chunk().copied().unwrap_or_default()
+}
 
 /// A map set aside for the tree.
 #[derive(Debug)]
@@ -49,6 +76,17 @@ impl MemoryTable {
     pub(crate) fn get(&self, key: &[u8]) -> Option<Bytes> {
         let frozen = || self.frozen.iter().rev().find_map(|frozen| frozen.cells.get(key));
         self.active.get(key).or_else(frozen).cloned()
+    }
+
+    /// The newest cells with keys after `after` that begin with `prefix`, which names a slot at least, in key order.
+    pub(crate) fn after(&self, after: &[u8], prefix: &[u8]) -> BTreeMap<Bytes, Bytes> {
+        let maps = self.frozen.iter().map(|frozen| &frozen.cells).chain([&self.active]);
+        // Later ones replace earlier ones.
+        maps.filter_map(|cells| cells.slots.get(&slot_of(prefix)))
+            .flatten()
+            .filter(|(key, _)| key.starts_with(prefix) && ***key > *after)
+            .map(|(key, cell)| (key.clone(), cell.clone()))
+            .collect()
     }
 
     pub(crate) fn put(&mut self, key: Bytes, cell: Bytes) {

@@ -314,6 +314,9 @@ fn merge(state: &mut ShardControlState, mut part: ShardControlState) {
     if !part.recent_writes.is_empty() {
         state.recent_writes = part.recent_writes;
     }
+    if !part.touches.is_empty() {
+        state.touches = part.touches;
+    }
 }
 
 /// The cells of a body as they are read; the first error ends them and is left in `end`.

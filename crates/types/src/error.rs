@@ -11,6 +11,8 @@ pub enum ErrorKind {
     NotFound,
     /// The name is taken, or the thing is in use.
     InUse,
+    /// What is stored is newer than what the request builds on: read it again. Nothing was changed.
+    Conflict,
     /// The caller may not.
     Forbidden,
     /// A quota is used up: delete something, or have it raised. Nothing was changed.
@@ -33,6 +35,7 @@ impl ErrorKind {
         Self::Invalid,
         Self::NotFound,
         Self::InUse,
+        Self::Conflict,
         Self::Forbidden,
         Self::LimitExceeded,
         Self::Overloaded,

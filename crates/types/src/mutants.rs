@@ -25,11 +25,13 @@ pub enum Mutant {
     AcknowledgesUncommitted,
     /// A commit is made without a look at where the streams stand.
     CommitsBlindly,
+    /// An update holds whatever was written to its record since it was merged.
+    UpdatesBlindly,
 }
 
 impl Mutant {
     /// Every one.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AcknowledgesBeforeSync,
         Self::ApplyReadsClock,
         Self::ForgetsEventTime,
@@ -39,6 +41,7 @@ impl Mutant {
         Self::TrimsTooFar,
         Self::AcknowledgesUncommitted,
         Self::CommitsBlindly,
+        Self::UpdatesBlindly,
     ];
 }
 

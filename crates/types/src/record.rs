@@ -80,33 +80,7 @@ impl Record {
         values: impl IntoIterator<Item = (String, RawValue)>,
         ttl: Option<Ttl>,
     ) -> Result<Self, Error> {
-        let mut parsed: Vec<(FeatureOrdinal, FeatureValue)> = Vec::with_capacity(group.schema.features().len());
-        let mut length = 0;
-        for (name, raw) in values {
-            let feature = group
-                .schema
-                .by_name(&name)
-                .ok_or_else(|| Error::invalid(format!("feature group {:?} has no feature {name:?}", group.name)))?;
-            let value = match raw {
-                RawValue::Text(text) => {
-                    length += text.len();
-                    FeatureValue::parse(feature, &text)?
-                }
-                RawValue::List(texts) => {
-                    length += texts.iter().map(String::len).sum::<usize>();
-                    FeatureValue::parse_collection(feature, texts)?
-                }
-            };
-            parsed.push((feature.ordinal, value));
-        }
-        if length > RECORD_LEN_MAX {
-            return Err(Error::invalid(format!("a record has at most {RECORD_LEN_MAX} bytes, got {length}")));
-        }
-        parsed.sort_by_key(|(ordinal, _)| *ordinal);
-        if let Some(pair) = parsed.windows(2).find(|pair| pair[0].0 == pair[1].0) {
-            let name = group.schema.by_ordinal(pair[0].0).map_or("", |feature| feature.name.as_str());
-            return Err(Error::invalid(format!("feature {name:?} is given twice")));
-        }
+        let parsed = parse_values(group, values)?;
         let text_of = |ordinal: FeatureOrdinal, name: &str| {
             let found = parsed.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal);
             found.ok().and_then(|index| parsed[index].1.text()).ok_or_else(|| {
@@ -123,4 +97,94 @@ impl Record {
             ttl,
         })
     }
+}
+
+/// New values for some features of a record, checked against the schema of its group. The rest stays as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordUpdate {
+    /// Which record.
+    pub identifier: RecordIdentifier,
+    /// The caller's time; the record keeps its own without one.
+    pub event_time: Option<EventTime>,
+    /// By rising ordinal. The event time feature among them where `event_time` is set, the identifier never.
+    pub values: Vec<(FeatureOrdinal, FeatureValue)>,
+    /// Replaces the record's time to live.
+    pub ttl: Option<Ttl>,
+}
+
+impl RecordUpdate {
+    /// Checks identifier, names and values against the group's schema and takes out the event time.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the feature: unknown, given twice, of the wrong type; no values; another identifier among the
+    /// values; a time to live without an event time to count it from; values too long for a record.
+    pub fn parse(
+        group: &FeatureGroup,
+        identifier: &str,
+        values: impl IntoIterator<Item = (String, RawValue)>,
+        ttl: Option<Ttl>,
+    ) -> Result<Self, Error> {
+        FeatureValue::parse(group.record_identifier_feature(), identifier)?;
+        let mut parsed = parse_values(group, values)?;
+        if parsed.is_empty() {
+            return Err(Error::invalid("an update needs a feature to change"));
+        }
+        let at = |ordinal: FeatureOrdinal, values: &[(FeatureOrdinal, FeatureValue)]| {
+            values.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal).ok()
+        };
+        if let Some(place) = at(group.record_identifier, &parsed) {
+            if parsed[place].1.text().as_deref() != Some(identifier) {
+                let name = &group.record_identifier_feature().name;
+                return Err(Error::invalid(format!("an update cannot change the record identifier feature {name:?}")));
+            }
+            parsed.remove(place);
+        }
+        let event_time_feature = group.event_time_feature();
+        let event_time = match at(group.event_time, &parsed).and_then(|place| parsed[place].1.text()) {
+            Some(text) => Some(EventTime::parse(event_time_feature.kind, &text)?),
+            None => None,
+        };
+        if ttl.is_some() && event_time.is_none() {
+            return Err(Error::invalid(format!(
+                "a time to live needs the event time it counts from: feature {:?} is missing",
+                event_time_feature.name
+            )));
+        }
+        Ok(Self { identifier: RecordIdentifier::new(identifier.to_owned())?, event_time, values: parsed, ttl })
+    }
+}
+
+/// The values by rising ordinal, each known, of its type and given once.
+fn parse_values(
+    group: &FeatureGroup,
+    values: impl IntoIterator<Item = (String, RawValue)>,
+) -> Result<Vec<(FeatureOrdinal, FeatureValue)>, Error> {
+    let mut parsed: Vec<(FeatureOrdinal, FeatureValue)> = Vec::with_capacity(group.schema.features().len());
+    let mut length = 0;
+    for (name, raw) in values {
+        let feature = group
+            .schema
+            .by_name(&name)
+            .ok_or_else(|| Error::invalid(format!("feature group {:?} has no feature {name:?}", group.name)))?;
+        let value = match raw {
+            RawValue::Text(text) => {
+                length += text.len();
+                FeatureValue::parse(feature, &text)?
+            }
+            RawValue::List(texts) => {
+                length += texts.iter().map(String::len).sum::<usize>();
+                FeatureValue::parse_collection(feature, texts)?
+            }
+        };
+        parsed.push((feature.ordinal, value));
+    }
+    if length > RECORD_LEN_MAX {
+        return Err(Error::invalid(format!("a record has at most {RECORD_LEN_MAX} bytes, got {length}")));
+    }
+    parsed.sort_by_key(|(ordinal, _)| *ordinal);
+    if let Some(pair) = parsed.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        let name = group.schema.by_ordinal(pair[0].0).map_or("", |feature| feature.name.as_str());
+        return Err(Error::invalid(format!("feature {name:?} is given twice")));
+    }
+    Ok(parsed)
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::{Epoch, EventTime, FeatureGroupId, RecordIdentifier, Slot, WriteId};
+use crate::{Epoch, EventTime, FeatureGroupId, RecordIdentifier, Slot, WriteId, WriteStamp};
 
 /// What a write does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,12 @@ pub enum WriteKind {
     SoftDelete,
     /// Resets the record: forgets its event-time watermark.
     HardDelete,
+    /// Replaces some values of a live record. The row is the merged one, and holds only if nothing was written to the
+    /// record since it was read.
+    Update {
+        /// The last stamp of the shard when the record was read.
+        based_on: WriteStamp,
+    },
 }
 
 /// Which stores a write goes to.

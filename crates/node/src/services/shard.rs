@@ -5,7 +5,7 @@ use std::sync::Arc;
 use granary_consensus::PeerPool;
 use granary_proto::convert::status_of;
 use granary_proto::internal::{
-    self, read_index_response, shard_read_response, shard_server::Shard, shard_write_response,
+    self, read_index_response, shard_list_response, shard_read_response, shard_server::Shard, shard_write_response,
 };
 use granary_types::{Error, NodeId, ShardId};
 use tokio::sync::watch;
@@ -16,6 +16,7 @@ use crate::Metrics;
 use crate::group_commit::WriteError;
 use crate::replica::Replica;
 use crate::supervisor::Replicas;
+use crate::updates::check_from_router;
 
 /// More keys than this leave the async threads: a read of the engine may touch the disk.
 const KEYS_INLINE_MAX: usize = 32;
@@ -23,6 +24,8 @@ const KEYS_INLINE_MAX: usize = 32;
 const KEYS_MAX: usize = 10_000;
 /// The most writes of one call.
 const WRITES_MAX: usize = 10_000;
+/// The most records of one call.
+const LISTED_MAX: u32 = 10_000;
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -39,6 +42,11 @@ impl ShardService {
         self.replicas.get(shard).ok_or_else(|| no_replica(&self.replicas, shard))
     }
 
+    fn reading_replica(&self, shard: u32) -> Result<Arc<Replica>, WriteError> {
+        self.replica(shard)
+            .map_err(|status| WriteError::Failed(Error::new(granary_types::ErrorKind::Unavailable, status.message())))
+    }
+
     async fn leader_read_index(&self, shard: ShardId, node: NodeId) -> Result<u64, WriteError> {
         let address = self.catalog.borrow().node_address(node).map(str::to_owned);
         match address {
@@ -47,10 +55,23 @@ impl ShardService {
         }
     }
 
+    /// At the leader, of a state that is not older than the call.
+    async fn list_records(
+        &self,
+        request: internal::ShardListRequest,
+    ) -> Result<shard_list_response::Result, WriteError> {
+        let replica = self.reading_replica(request.shard)?;
+        let linearizable = internal::ShardReadRequest::default();
+        let index = replica.index_for_read(&linearizable, async |_| Err(WriteError::NotLeader(None))).await?;
+        replica.caught_up(index).await?;
+        let platform = replica.platform().clone();
+        platform.blocking(move || replica.list(&request)).await.unwrap_or_else(|error| {
+            Err(WriteError::Failed(Error::new(granary_types::ErrorKind::Internal, format!("list records: {error}"))))
+        })
+    }
+
     async fn read_rows(&self, request: internal::ShardReadRequest) -> Result<internal::ShardRows, WriteError> {
-        let replica = self.replica(request.shard).map_err(|status| {
-            WriteError::Failed(Error::new(granary_types::ErrorKind::Unavailable, status.message()))
-        })?;
+        let replica = self.reading_replica(request.shard)?;
         let shard = replica.shard();
         let index = replica.index_for_read(&request, async |node| self.leader_read_index(shard, node).await).await?;
         replica.caught_up(index).await?;
@@ -79,6 +100,7 @@ impl Shard for ShardService {
         for write in &request.writes {
             // What cannot be read back must never enter the Raft log.
             granary_proto::convert::write_from_wire(write.clone()).map_err(|error| status_of(&error))?;
+            check_from_router(write).map_err(|error| status_of(&error))?;
         }
         let replica = self.replica(request.shard)?;
         let result = match replica.write(request.writes).await {
@@ -106,6 +128,22 @@ impl Shard for ShardService {
             Err(WriteError::Failed(error)) => return Err(status_of(&error)),
         };
         Ok(Response::new(internal::ShardReadResponse { result: Some(result) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<internal::ShardListRequest>,
+    ) -> Result<Response<internal::ShardListResponse>, Status> {
+        let request = request.into_inner();
+        if request.records_max == 0 || request.records_max > LISTED_MAX {
+            return Err(Status::invalid_argument(format!("a call lists 1 to {LISTED_MAX} records")));
+        }
+        let result = match self.list_records(request).await {
+            Ok(result) => result,
+            Err(WriteError::NotLeader(leader)) => shard_list_response::Result::NotLeader(not_leader(leader)),
+            Err(WriteError::Failed(error)) => return Err(status_of(&error)),
+        };
+        Ok(Response::new(internal::ShardListResponse { result: Some(result) }))
     }
 
     async fn read_index(

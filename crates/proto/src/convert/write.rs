@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use granary_types::{
     ClusterId, Epoch, Error, EventTime, FeatureGroupId, RecordIdentifier, ShardId, Slot, StreamId, Targets, Write,
-    WriteId, WriteKind,
+    WriteId, WriteKind, WriteStamp,
 };
 
 use crate::internal as wire;
@@ -56,6 +56,12 @@ pub fn stream_from_wire(stream: Option<&wire::StreamId>) -> Result<StreamId, Err
 
 /// A write as a message. Shares the bytes of record and row.
 pub fn write_to_wire(write: &Write) -> wire::Write {
+    let (kind, based_on) = match write.kind {
+        WriteKind::Put => (wire::WriteKind::Put, 0),
+        WriteKind::SoftDelete => (wire::WriteKind::SoftDelete, 0),
+        WriteKind::HardDelete => (wire::WriteKind::HardDelete, 0),
+        WriteKind::Update { based_on } => (wire::WriteKind::Update, based_on.0),
+    };
     wire::Write {
         id: u128_to_wire(write.id.0),
         slot: u32::from(write.slot.0),
@@ -64,16 +70,13 @@ pub fn write_to_wire(write: &Write) -> wire::Write {
         record: write.record.as_bytes().clone(),
         event_seconds: write.event_time.seconds(),
         event_nanos: write.event_time.subsec_nanos(),
-        kind: match write.kind {
-            WriteKind::Put => wire::WriteKind::Put,
-            WriteKind::SoftDelete => wire::WriteKind::SoftDelete,
-            WriteKind::HardDelete => wire::WriteKind::HardDelete,
-        }
-        .into(),
+        kind: kind.into(),
         online: write.targets.online,
         offline: write.targets.offline,
         invoked_at_us: write.invoked_at_us,
         row: write.row.clone(),
+        based_on,
+        ..wire::Write::default()
     }
 }
 
@@ -86,6 +89,10 @@ pub fn write_from_wire(write: wire::Write) -> Result<Write, Error> {
         Ok(wire::WriteKind::Put) => WriteKind::Put,
         Ok(wire::WriteKind::SoftDelete) => WriteKind::SoftDelete,
         Ok(wire::WriteKind::HardDelete) => WriteKind::HardDelete,
+        Ok(wire::WriteKind::Update) if !write.online => {
+            return Err(Error::invalid("an update goes to the online store"));
+        }
+        Ok(wire::WriteKind::Update) => WriteKind::Update { based_on: WriteStamp(write.based_on) },
         Err(_) => return Err(Error::invalid(format!("unknown write kind {}", write.kind))),
     };
     Ok(Write {

@@ -75,6 +75,13 @@ impl Shard for Service {
         Err(Status::unimplemented("the query service writes nothing"))
     }
 
+    async fn list(
+        &self,
+        _: Request<internal::ShardListRequest>,
+    ) -> Result<Response<internal::ShardListResponse>, Status> {
+        Err(Status::unimplemented("not asked for"))
+    }
+
     async fn read_index(
         &self,
         _: Request<internal::ReadIndexRequest>,

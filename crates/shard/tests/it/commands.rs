@@ -85,15 +85,22 @@ pub(crate) fn record_name(record: u8) -> String {
 
 /// A write; ids collide now and then.
 fn any_write() -> impl Strategy<Value = Write> {
-    let kind =
-        prop_oneof![4 => Just(WriteKind::Put), 1 => Just(WriteKind::SoftDelete), 2 => Just(WriteKind::HardDelete)];
+    // Updates as a leader merged them, of a record as it was long ago or just now.
+    let kind = prop_oneof![4 => Just(WriteKind::Put), 1 => Just(WriteKind::SoftDelete), 2 => Just(WriteKind::HardDelete),
+        4 => Just(WriteKind::Update)];
+    let based_on = prop_oneof![2 => 1_u64..3_000_000, 1 => Just(u64::MAX)];
     let targets = prop_oneof![6 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true)),
         1 => Just((false, false))];
     let epoch = prop_oneof![15 => Just(EPOCH), 1 => Just(EPOCH + 1)];
-    (0_u128..120, 0..RECORDS, 0_i64..8, kind, targets, epoch).prop_map(|(id, record, seconds, kind, targets, epoch)| {
-        let (online, offline) = targets;
-        Write { epoch, online, offline, ..delete(id, &record_name(record), seconds, kind) }
-    })
+    (0_u128..120, 0..RECORDS, 0_i64..8, kind, targets, epoch, based_on).prop_map(
+        |(id, record, seconds, kind, targets, epoch, based_on)| {
+            let (online, offline) = targets;
+            let is_update = kind == WriteKind::Update;
+            let write = delete(id, &record_name(record), seconds, kind);
+            let based_on = if is_update { based_on } else { 0 };
+            Write { epoch, online: online || is_update, offline, based_on, ..write }
+        },
+    )
 }
 
 fn any_command() -> impl Strategy<Value = Bytes> {
@@ -187,7 +194,7 @@ impl Oracle {
         let reset = history.iter().filter(|(_, write)| is_reset(write)).map(|(stamp, _)| *stamp).max().unwrap_or(0);
         let counts = history.iter().filter(|(stamp, write)| *stamp > reset && !is_reset(write));
         let newest = counts.max_by_key(|(stamp, write)| (write.event_seconds, write.event_nanos, *stamp))?;
-        (newest.1.kind() == WriteKind::Put).then(|| newest.clone())
+        matches!(newest.1.kind(), WriteKind::Put | WriteKind::Update).then(|| newest.clone())
     }
 
     pub(crate) fn check(&self, store: &ShardStore) {

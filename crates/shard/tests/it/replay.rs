@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use granary_proto::internal::WriteOutcome;
 use granary_proto::internal::write_outcome::Status;
+use granary_proto::internal::{WriteKind, WriteOutcome};
 use granary_shard::{Error, Settings, ShardStore, TreeTrust, decode_segment};
 use proptest::prelude::*;
 
@@ -42,6 +42,8 @@ fn check_change_log(store: &ShardStore) {
         for event in decode_segment(segment).expect("whole") {
             assert_eq!(event.sequence, next);
             assert!(event.stamp <= segment.sealed_at);
+            let write = event.write.expect("a write");
+            assert!(write.kind() != WriteKind::Update && write.based_on == 0, "an update's event is a put");
             next += 1;
         }
     }
@@ -181,7 +183,7 @@ proptest! {
 
 #[test]
 fn many_hard_deletes_of_one_record_make_the_rows_be_rebuilt() {
-    use granary_proto::internal::WriteKind::HardDelete;
+    use WriteKind::HardDelete;
     let mut entries = vec![(1, open_slots()), (2, batch(10, vec![put(1, "r", 5)]))];
     for index in 3..30 {
         entries.push((index, batch(10, vec![delete(u128::from(index), "r", 6, HardDelete)])));
