@@ -6,13 +6,15 @@
 mod messages;
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, stream};
 use granary_proto::convert::{feature_group_to_wire, kind_code, status_of};
 use granary_proto::v1;
 use granary_proto::v1::feature_store_server::FeatureStore;
-use granary_router::{GetCommand, Router, Session};
+use granary_router::{GetCommand, ListCommand, Router, Session};
 use granary_types::Error;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -244,6 +246,65 @@ impl FeatureStore for FeatureStoreService {
     ) -> Result<Response<v1::BatchWriteRecordResponse>, Status> {
         let timeout = timeout_of(request.metadata());
         self.answer("BatchWriteRecord", self.batch_written(request.into_inner(), timeout)).await
+    }
+
+    async fn update_record(
+        &self,
+        request: Request<v1::UpdateRecordRequest>,
+    ) -> Result<Response<v1::WriteResponse>, Status> {
+        let timeout = timeout_of(request.metadata());
+        let work = async {
+            let command = messages::update(request.into_inner(), timeout)?;
+            Ok(messages::written(&self.router.update_record(command).await?))
+        };
+        self.answer("UpdateRecord", work).await
+    }
+
+    async fn list_records(
+        &self,
+        request: Request<v1::ListRecordsRequest>,
+    ) -> Result<Response<v1::ListRecordsResponse>, Status> {
+        let timeout = timeout_of(request.metadata());
+        let work = async {
+            let command = messages::list(request.into_inner(), timeout)?;
+            Ok(messages::listed(self.router.list_records(command).await?))
+        };
+        self.answer("ListRecords", work).await
+    }
+
+    type ScanRecordsStream = Pin<Box<dyn Stream<Item = Result<v1::ScanRecordsResponse, Status>> + Send>>;
+
+    async fn scan_records(
+        &self,
+        request: Request<v1::ScanRecordsRequest>,
+    ) -> Result<Response<Self::ScanRecordsStream>, Status> {
+        let first = messages::scan(request.into_inner()).map_err(|error| status_of(&error))?;
+        let scan = Scan { router: self.router.clone(), metrics: Arc::clone(&self.metrics), next: Some(first) };
+        Ok(Response::new(Box::pin(stream::try_unfold(scan, Scan::page))))
+    }
+}
+
+/// The pages of a scan, each read when the one before has been taken.
+struct Scan {
+    router: Router,
+    metrics: Arc<Metrics>,
+    /// The next page; `None` after the last one.
+    next: Option<ListCommand>,
+}
+
+impl Scan {
+    async fn page(mut self) -> Result<Option<(v1::ScanRecordsResponse, Self)>, Status> {
+        let Some(mut command) = self.next.take() else { return Ok(None) };
+        let began = self.router.platform().instant();
+        let result = self.router.list_records(command.clone()).await;
+        let code = result.as_ref().map_or_else(|error| kind_code(error.kind), |_| "ok");
+        self.metrics.answered("grpc", "ScanRecords", code, began.elapsed().as_secs_f64());
+        let answer = result.map_err(|error| status_of(&error))?;
+        if answer.next.is_some() {
+            command.after.clone_from(&answer.next);
+            self.next = Some(command);
+        }
+        Ok(Some((messages::scanned(answer), self)))
     }
 }
 

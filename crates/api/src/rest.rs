@@ -8,6 +8,7 @@
 //! What is the same, what differs and what is absent stands in `docs/api/sagemaker.md`.
 
 mod batch_get_record;
+mod batch_write_record;
 mod constraints;
 mod control;
 mod create_feature_group;
@@ -19,6 +20,7 @@ mod fault;
 mod feature_metadata;
 mod get_record;
 mod list_feature_groups;
+mod list_records;
 mod names;
 mod put_record;
 mod query;
@@ -28,6 +30,7 @@ mod shapes;
 mod tagging;
 mod tags;
 mod update_feature_group;
+mod update_record;
 
 use std::sync::Arc;
 

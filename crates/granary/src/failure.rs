@@ -18,6 +18,7 @@ pub(crate) fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::InUse => 5,
         ErrorKind::Forbidden => 6,
         ErrorKind::LimitExceeded => 7,
+        ErrorKind::Conflict => 8,
     }
 }
 
@@ -96,6 +97,7 @@ mod tests {
                 ("invalid", 2),
                 ("not_found", 3),
                 ("in_use", 5),
+                ("conflict", 8),
                 ("forbidden", 6),
                 ("limit_exceeded", 7),
                 ("overloaded", 4),

@@ -118,6 +118,20 @@ impl FeatureStore for Stub {
     ) -> Result<Response<BatchWriteRecordResponse>, Status> {
         Ok(Response::new(BatchWriteRecordResponse::default()))
     }
+
+    async fn update_record(&self, _: Request<UpdateRecordRequest>) -> Result<Response<WriteResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_records(&self, _: Request<ListRecordsRequest>) -> Result<Response<ListRecordsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type ScanRecordsStream = futures::stream::Empty<Result<ScanRecordsResponse, Status>>;
+
+    async fn scan_records(&self, _: Request<ScanRecordsRequest>) -> Result<Response<Self::ScanRecordsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
 }
 
 /// Serves the stub in the background until the runtime is dropped.
@@ -164,6 +178,7 @@ fn every_kind_of_error_has_its_exit_code_whatever_the_command() {
             ErrorKind::InUse => 5,
             ErrorKind::Forbidden => 6,
             ErrorKind::LimitExceeded => 7,
+            ErrorKind::Conflict => 8,
         };
         let group = kind_code(kind);
         for arguments in [

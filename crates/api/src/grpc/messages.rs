@@ -6,27 +6,98 @@ use granary_proto::convert::{feature_group_to_wire, kind_code, ttl_from_wire, u1
 use granary_proto::v1;
 use granary_proto::v1::value::Kind;
 use granary_router::{
-    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, Found, Hit, OnlineRecord, PutCommand, Session,
-    Written,
+    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, Found, Hit, ListAnswer, ListCommand, ListPlace,
+    OnlineRecord, PutCommand, Session, UpdateCommand, Written,
 };
 use granary_types::record::RawValue;
 use granary_types::{Error, ErrorKind, Targets, WriteId};
 
+/// Records on one page of a listing.
+const PAGE_RECORDS_MAX: usize = 1_000;
+
 pub(super) fn put(request: v1::PutRecordRequest, timeout: Option<Duration>) -> Result<PutCommand, Error> {
     let targets = targets(&request.target_stores)?;
-    let values = request.record.into_iter().map(|feature| {
-        let kind = feature.value.and_then(|value| value.kind);
-        let kind = kind.ok_or_else(|| Error::invalid(format!("feature {:?} has no value", feature.name)))?;
-        Ok((feature.name, raw(kind)))
-    });
     Ok(PutCommand {
         group: request.feature_group,
-        values: values.collect::<Result<_, Error>>()?,
+        values: values(request.record)?,
         targets,
         ttl: request.ttl.as_ref().map(ttl_from_wire).transpose()?,
         write_id: write_id(&request.write_id)?,
         timeout,
     })
+}
+
+pub(super) fn update(request: v1::UpdateRecordRequest, timeout: Option<Duration>) -> Result<UpdateCommand, Error> {
+    Ok(UpdateCommand {
+        group: request.feature_group,
+        identifier: request.record_identifier,
+        values: values(request.features)?,
+        targets: targets(&request.target_stores)?,
+        ttl: request.ttl.as_ref().map(ttl_from_wire).transpose()?,
+        write_id: write_id(&request.write_id)?,
+        timeout,
+    })
+}
+
+pub(super) fn list(request: v1::ListRecordsRequest, timeout: Option<Duration>) -> Result<ListCommand, Error> {
+    let limit = match request.limit as usize {
+        0 => PAGE_RECORDS_MAX,
+        limit @ 1..=PAGE_RECORDS_MAX => limit,
+        limit => return Err(Error::invalid(format!("limit is 0 to {PAGE_RECORDS_MAX}, got {limit}"))),
+    };
+    Ok(ListCommand {
+        group: request.feature_group,
+        after: place(&request.page_token)?,
+        limit,
+        soft_deleted: request.include_soft_deleted,
+        features: None,
+        timeout,
+    })
+}
+
+pub(super) fn listed(answer: ListAnswer) -> v1::ListRecordsResponse {
+    v1::ListRecordsResponse {
+        record_identifiers: answer.records.into_iter().map(|record| record.identifier).collect(),
+        next_page_token: token(answer.next.as_ref()),
+    }
+}
+
+/// The first page of a scan; the others differ in their place.
+pub(super) fn scan(request: v1::ScanRecordsRequest) -> Result<ListCommand, Error> {
+    Ok(ListCommand {
+        group: request.feature_group,
+        after: place(&request.page_token)?,
+        limit: PAGE_RECORDS_MAX,
+        soft_deleted: false,
+        features: Some(request.feature_names),
+        timeout: None,
+    })
+}
+
+pub(super) fn scanned(answer: ListAnswer) -> v1::ScanRecordsResponse {
+    let scanned = answer.records.into_iter().filter_map(|listed| {
+        let found = listed.record?;
+        let expires_at = expires_at(&found);
+        Some(v1::ScannedRecord { record_identifier: listed.identifier, record: record(found), expires_at })
+    });
+    v1::ScanRecordsResponse { records: scanned.collect(), next_page_token: token(answer.next.as_ref()) }
+}
+
+fn place(token: &[u8]) -> Result<Option<ListPlace>, Error> {
+    if token.is_empty() { Ok(None) } else { ListPlace::from_token(token).map(Some) }
+}
+
+fn token(place: Option<&ListPlace>) -> bytes::Bytes {
+    place.map(ListPlace::to_token).unwrap_or_default()
+}
+
+fn values(features: Vec<v1::FeatureValue>) -> Result<Vec<(String, RawValue)>, Error> {
+    let values = features.into_iter().map(|feature| {
+        let kind = feature.value.and_then(|value| value.kind);
+        let kind = kind.ok_or_else(|| Error::invalid(format!("feature {:?} has no value", feature.name)))?;
+        Ok((feature.name, raw(kind)))
+    });
+    values.collect()
 }
 
 pub(super) fn delete(request: v1::DeleteRecordRequest, timeout: Option<Duration>) -> Result<DeleteCommand, Error> {

@@ -16,9 +16,9 @@ const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 pub enum Plane {
     /// Feature groups.
     Control,
-    /// Reads of records.
+    /// Reads of records, and the writes for which AWS models `ResourceNotFound`: updates and batches.
     RuntimeRead,
-    /// Writes of records, for which AWS models no `ResourceNotFound`.
+    /// Puts and deletes of records, for which it does not.
     RuntimeWrite,
 }
 
@@ -54,8 +54,8 @@ impl Fault {
             (ErrorKind::NotFound, Plane::RuntimeRead) => (StatusCode::NOT_FOUND, "ResourceNotFound"),
             // The API reference gives 400 for it on the control plane.
             (ErrorKind::NotFound, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceNotFound"),
-            (ErrorKind::InUse, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceInUse"),
-            (ErrorKind::InUse, _) => (StatusCode::CONFLICT, "ConflictException"),
+            (ErrorKind::InUse | ErrorKind::Conflict, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceInUse"),
+            (ErrorKind::InUse | ErrorKind::Conflict, _) => (StatusCode::CONFLICT, "ConflictException"),
             (ErrorKind::LimitExceeded, Plane::Control) => (StatusCode::BAD_REQUEST, "ResourceLimitExceeded"),
             (ErrorKind::NotFound, Plane::RuntimeWrite) | (ErrorKind::Invalid | ErrorKind::LimitExceeded, _) => {
                 (StatusCode::BAD_REQUEST, plane.validation())
@@ -131,8 +131,8 @@ mod tests {
                 Plane::RuntimeRead => (404, "ResourceNotFound"),
                 Plane::RuntimeWrite => (400, "ValidationError"),
             },
-            ErrorKind::InUse if plane == Plane::Control => (400, "ResourceInUse"),
-            ErrorKind::InUse => (409, "ConflictException"),
+            ErrorKind::InUse | ErrorKind::Conflict if plane == Plane::Control => (400, "ResourceInUse"),
+            ErrorKind::InUse | ErrorKind::Conflict => (409, "ConflictException"),
             ErrorKind::LimitExceeded if plane == Plane::Control => (400, "ResourceLimitExceeded"),
             ErrorKind::LimitExceeded => (400, "ValidationError"),
             ErrorKind::Forbidden => (403, "AccessForbidden"),

@@ -42,10 +42,13 @@ pub(super) fn resource_in_arn(rest: &str) -> Option<&str> {
 
 /// The group's name from a member that holds name or ARN, after the constraints of `plane`.
 pub(super) fn checked_name(plane: Plane, field: &str, text: &str) -> Result<String, Fault> {
-    let longest = if plane == Plane::Control { 256 } else { 150 };
     let mut violations = Violations::default();
-    violations.length(field, text, 1, longest);
-    violations.pattern(field, text, NAME_OR_ARN);
+    if plane == Plane::Control {
+        violations.length(field, text, 1, 256);
+        violations.pattern(field, text, NAME_OR_ARN);
+    } else {
+        check_runtime_name(field, text, &mut violations);
+    }
     violations.finish(plane)?;
     Ok(name_of(text).expect("it matches the pattern").to_owned())
 }
@@ -56,6 +59,12 @@ pub(super) fn required(name_or_arn: &Option<String>) -> Result<String, Fault> {
     let given = violations.required("featureGroupName", name_or_arn).cloned().unwrap_or_default();
     violations.finish(Plane::Control)?;
     checked_name(Plane::Control, "featureGroupName", &given)
+}
+
+/// Name or ARN as the runtime takes it.
+pub(super) fn check_runtime_name(field: &str, text: &str, violations: &mut Violations) {
+    violations.length(field, text, 1, 150);
+    violations.pattern(field, text, NAME_OR_ARN);
 }
 
 /// The group's name from a raw segment of a path.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::constraints::Violations;
 use super::fault::{Fault, Plane};
-use super::shapes::{FeatureValue, TtlDuration, check_targets};
+use super::shapes::{FeatureValue, TtlDuration, check_targets, check_values, named_values};
 use super::{Call, Rest, names};
 
 const PLANE: Plane = Plane::RuntimeWrite;
@@ -31,21 +31,11 @@ fn command(segment: &str, call: &Call) -> Result<PutCommand, Fault> {
     let group = names::name_in_segment(PLANE, segment)?;
     let request: Request = call.shape()?;
     let mut violations = Violations::default();
-    if let Some(record) = violations.required("record", &request.record) {
-        violations.count("record", record.len(), 1, usize::MAX);
-        for (index, value) in record.iter().enumerate() {
-            value.check(&format!("record.{}.member", index + 1), &mut violations);
-        }
-    }
+    check_values("record", request.record.as_deref(), &mut violations);
     let targets = check_targets(request.target_stores.as_deref(), &mut violations);
     let ttl = request.ttl_duration.as_ref().and_then(|ttl| ttl.check("ttlDuration", &mut violations));
     violations.finish(PLANE)?;
-    let values = request.record.unwrap_or_default().into_iter().map(|value| {
-        value.into_named().map_err(|name| {
-            Fault::invalid(PLANE, format!("feature {name:?} takes one of ValueAsString and ValueAsStringList"))
-        })
-    });
-    let values = values.collect::<Result<_, _>>()?;
+    let values = named_values(request.record.unwrap_or_default()).map_err(|error| Fault::of(PLANE, error))?;
     Ok(PutCommand { group, values, targets, ttl, write_id: call.write_id(), timeout: None })
 }
 

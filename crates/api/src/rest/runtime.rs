@@ -14,13 +14,20 @@ pub(super) enum RuntimeOperation {
     GetRecord,
     DeleteRecord,
     BatchGetRecord,
+    BatchWriteRecord,
+    ListRecords,
+    UpdateRecord,
 }
 
 impl RuntimeOperation {
     /// The operation at this method and raw path, and the path's segment that names the feature group, if any.
     pub(super) fn at<'a>(method: &Method, path: &'a str) -> Option<(Self, &'a str)> {
-        if *method == Method::POST && path == "/BatchGetRecord" {
-            return Some((Self::BatchGetRecord, ""));
+        if *method == Method::POST {
+            match path {
+                "/BatchGetRecord" => return Some((Self::BatchGetRecord, "")),
+                "/BatchWriteRecord" => return Some((Self::BatchWriteRecord, "")),
+                _ => {}
+            }
         }
         // An ARN travels as one percent-encoded segment.
         match path.strip_prefix(GROUPS)?.split_once('/') {
@@ -33,6 +40,8 @@ impl RuntimeOperation {
                     _ => None,
                 }
             }
+            Some((segment, "Record")) if *method == Method::POST => Some((Self::UpdateRecord, segment)),
+            Some((segment, "ListRecords")) if *method == Method::POST => Some((Self::ListRecords, segment)),
             Some(_) => None,
         }
     }
@@ -43,6 +52,9 @@ impl RuntimeOperation {
             Self::GetRecord => "GetRecord",
             Self::DeleteRecord => "DeleteRecord",
             Self::BatchGetRecord => "BatchGetRecord",
+            Self::BatchWriteRecord => "BatchWriteRecord",
+            Self::ListRecords => "ListRecords",
+            Self::UpdateRecord => "UpdateRecord",
         }
     }
 }
@@ -59,6 +71,9 @@ impl Rest {
             RuntimeOperation::GetRecord => self.get_record(segment, call).await,
             RuntimeOperation::DeleteRecord => self.delete_record(segment, call).await,
             RuntimeOperation::BatchGetRecord => self.batch_get_record(call).await,
+            RuntimeOperation::BatchWriteRecord => self.batch_write_record(call).await,
+            RuntimeOperation::ListRecords => self.list_records(segment, call).await,
+            RuntimeOperation::UpdateRecord => self.update_record(segment, call).await,
         }
     }
 }
@@ -76,6 +91,12 @@ mod tests {
         assert_eq!(get, Some((RuntimeOperation::GetRecord, "a")));
         assert_eq!(RuntimeOperation::at(&Method::POST, "/FeatureGroup/a"), None);
         assert_eq!(RuntimeOperation::at(&Method::PUT, "/FeatureGroup/a/b"), None);
+        let posted = |path| RuntimeOperation::at(&Method::POST, path);
+        assert_eq!(posted("/FeatureGroup/a/Record"), Some((RuntimeOperation::UpdateRecord, "a")));
+        assert_eq!(posted("/FeatureGroup/a/ListRecords"), Some((RuntimeOperation::ListRecords, "a")));
+        assert_eq!(posted("/BatchWriteRecord"), Some((RuntimeOperation::BatchWriteRecord, "")));
+        assert_eq!(posted("/FeatureGroup/a/Record/b"), None);
+        assert_eq!(RuntimeOperation::at(&Method::PUT, "/FeatureGroup/a/Record"), None);
         assert_eq!(RuntimeOperation::at(&Method::GET, "/BatchGetRecord"), None);
     }
 }

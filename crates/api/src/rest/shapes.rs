@@ -5,7 +5,7 @@
 use granary_proto::v1;
 use granary_router::OnlineRecord;
 use granary_types::record::RawValue;
-use granary_types::{FeatureGroup, Targets, Ttl, TtlUnit};
+use granary_types::{Error, FeatureGroup, Targets, Ttl, TtlUnit};
 use serde::{Deserialize, Serialize};
 
 use super::constraints::{KMS_KEY, Violations};
@@ -62,7 +62,7 @@ pub(super) struct FeatureValue {
 
 impl FeatureValue {
     /// Checks it; `field` is its place in the request.
-    pub(super) fn check(&self, field: &str, violations: &mut Violations) {
+    fn check(&self, field: &str, violations: &mut Violations) {
         if let Some(name) = violations.required(&format!("{field}.featureName"), &self.feature_name) {
             violations.name(&format!("{field}.featureName"), name);
         }
@@ -75,7 +75,7 @@ impl FeatureValue {
     }
 
     /// Name and value of one that passed its check; the name alone where it has no value or two.
-    pub(super) fn into_named(self) -> Result<(String, RawValue), String> {
+    fn into_named(self) -> Result<(String, RawValue), String> {
         let name = self.feature_name.unwrap_or_default();
         match (self.value_as_string, self.value_as_string_list) {
             (Some(text), None) => Ok((name, RawValue::Text(text))),
@@ -83,6 +83,29 @@ impl FeatureValue {
             (None, None) | (Some(_), Some(_)) => Err(name),
         }
     }
+}
+
+/// `Record`, and `Features` of an update: at least one value.
+pub(super) fn check_values(field: &str, values: Option<&[FeatureValue]>, violations: &mut Violations) {
+    if let Some(values) = violations.required(field, &values) {
+        violations.count(field, values.len(), 1, usize::MAX);
+        for (index, value) in values.iter().enumerate() {
+            value.check(&format!("{field}.{}.member", index + 1), violations);
+        }
+    }
+}
+
+/// Names and values of those that passed their check.
+///
+/// # Errors
+/// `Invalid` for one with no value or two, naming the feature.
+pub(super) fn named_values(values: Vec<FeatureValue>) -> Result<Vec<(String, RawValue)>, Error> {
+    let named = values.into_iter().map(|value| {
+        value.into_named().map_err(|name| {
+            Error::invalid(format!("feature {name:?} takes one of ValueAsString and ValueAsStringList"))
+        })
+    });
+    named.collect()
 }
 
 /// `FeatureValue` in an answer.

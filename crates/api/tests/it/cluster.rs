@@ -15,7 +15,7 @@ use granary_proto::internal::meta_server::{Meta, MetaServer};
 use granary_proto::internal::row_result::Status as RowStatus;
 use granary_proto::internal::shard_server::{Shard, ShardServer};
 use granary_proto::internal::write_outcome::Status as Outcome;
-use granary_proto::internal::{self, shard_read_response, shard_write_response};
+use granary_proto::internal::{self, shard_list_response, shard_read_response, shard_write_response};
 use granary_proto::v1;
 use granary_router::{Router, Settings};
 use granary_types::{ClusterId, FeatureOrdinal};
@@ -182,6 +182,22 @@ impl Store {
         outcome(Outcome::Applied)
     }
 
+    /// All records at once, in order.
+    fn list(&self, request: &internal::ShardListRequest) -> internal::ShardListed {
+        let after = request.after.as_ref().map(|after| (after.slot, after.record.clone()));
+        let slots: HashSet<u32> = request.slots.iter().flat_map(|owned| &owned.slots).copied().collect();
+        let here = self.rows.values().filter(|write| write.feature_group == request.feature_group);
+        let live = here.filter(|write| write.kind() == internal::WriteKind::Put && slots.contains(&write.slot));
+        let mut places: Vec<_> = live.map(|write| (write.slot, write.record.clone())).collect();
+        places.retain(|place| Some(place) > after.as_ref());
+        places.sort_unstable();
+        let place = |(slot, record): (u32, Bytes)| internal::RecordPlace { slot, record };
+        let end = places.get(request.records_max as usize - 1).filter(|last| Some(*last) != places.last()).cloned();
+        places.truncate(request.records_max as usize);
+        let listed = |at| internal::ListedRecord { place: Some(place(at)), row: None };
+        internal::ShardListed { records: places.into_iter().map(listed).collect(), end: end.map(place) }
+    }
+
     fn read(&self, key: &internal::RecordKey, ordinals: &[u32]) -> internal::RowResult {
         let found = self.rows.get(&(key.feature_group, key.record.clone()));
         let Some(write) = found.filter(|write| write.kind() == internal::WriteKind::Put) else {
@@ -287,6 +303,20 @@ impl Shard for Node {
         let rows = internal::ShardRows { applied_index: store.index, rows };
         let result = shard_read_response::Result::Rows(rows);
         Ok(Response::new(internal::ShardReadResponse { result: Some(result) }))
+    }
+
+    async fn list(
+        &self,
+        request: Request<internal::ShardListRequest>,
+    ) -> Result<Response<internal::ShardListResponse>, Status> {
+        let request = request.into_inner();
+        if let Some(elsewhere) = self.leader_elsewhere() {
+            let result = shard_list_response::Result::NotLeader(elsewhere);
+            return Ok(Response::new(internal::ShardListResponse { result: Some(result) }));
+        }
+        let listed = self.shared.store.lock().expect("no panic").list(&request);
+        let result = shard_list_response::Result::Listed(listed);
+        Ok(Response::new(internal::ShardListResponse { result: Some(result) }))
     }
 
     async fn read_index(

@@ -20,6 +20,7 @@ Exit codes:
   5  the name is taken or the thing is in use
   6  not permitted
   7  a quota is used up
+  8  what is stored is newer than the request
 
 Try it:
   granary demo      the whole path on real data, checked, in a temporary directory

@@ -266,6 +266,23 @@ mod tests {
         ) -> Result<Response<BatchGetRecordResponse>, Status> {
             Err(Status::unimplemented(""))
         }
+
+        async fn update_record(&self, _: Request<UpdateRecordRequest>) -> Result<Response<WriteResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        async fn list_records(&self, _: Request<ListRecordsRequest>) -> Result<Response<ListRecordsResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
+        type ScanRecordsStream = futures::stream::Empty<Result<ScanRecordsResponse, Status>>;
+
+        async fn scan_records(
+            &self,
+            _: Request<ScanRecordsRequest>,
+        ) -> Result<Response<Self::ScanRecordsStream>, Status> {
+            Err(Status::unimplemented(""))
+        }
     }
 
     #[tokio::test]
