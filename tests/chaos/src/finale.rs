@@ -82,7 +82,7 @@ async fn read_offline(mut query: QueryClient<Channel>, recorder: &Recorder) -> a
     ensure!(waited.caught_up, "the offline store is behind by {} events", waited.pending_events);
     recorder.note(What::Mark(Mark::OfflineComplete));
     let sql = format!(
-        "SELECT id, value, CAST(at AS BIGINT), granary_write_id, granary_stream, granary_sequence FROM \"{GROUP}\""
+        "SELECT id, value, CAST(at AS BIGINT), granary_write_id, granary_stream, granary_sequence, kept FROM \"{GROUP}\""
     );
     let mut answers = query.sql(SqlRequest { sql }).await.context("read the offline table")?.into_inner();
     while let Some(message) = answers.message().await.context("read the offline table")? {
@@ -97,7 +97,7 @@ fn note_rows(batch: &RecordBatch, recorder: &Recorder) -> anyhow::Result<()> {
     let text = |column: usize| cast(batch.column(column), &DataType::Utf8);
     let number = |column: usize| cast(batch.column(column), &DataType::Int64);
     let (keys, values, times) = (text(0)?, text(1)?, number(2)?);
-    let (ids, streams, sequences) = (text(3)?, text(4)?, number(5)?);
+    let (ids, streams, sequences, kept) = (text(3)?, text(4)?, number(5)?, text(6)?);
     for row in 0..batch.num_rows() {
         let text = |column: &dyn Array| column.as_string::<i32>().value(row).to_owned();
         let number = |column: &dyn Array| column.as_primitive::<Int64Type>().value(row);
@@ -105,6 +105,7 @@ fn note_rows(batch: &RecordBatch, recorder: &Recorder) -> anyhow::Result<()> {
             key: Key::new(GROUP, text(&keys)),
             write_id: text(&ids),
             value: values.is_valid(row).then(|| text(&values)),
+            kept: kept.is_valid(row).then(|| text(&kept)),
             event_time: number(&times),
             stream: text(&streams),
             sequence: number(&sequences).cast_unsigned(),

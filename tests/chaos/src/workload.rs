@@ -38,15 +38,24 @@ const IMPATIENT_PERCENT: u32 = 4;
 const MAX_STALENESS_MS: u64 = 1_000;
 
 /// The features of [`GROUP`]: the first names the record, the last is the event time.
-pub const FEATURES: [(&str, v1::FeatureType); 3] =
-    [("id", v1::FeatureType::String), ("value", v1::FeatureType::String), ("at", v1::FeatureType::Fractional)];
+pub const FEATURES: [(&str, v1::FeatureType); 4] = [
+    ("id", v1::FeatureType::String),
+    ("value", v1::FeatureType::String),
+    // Put with the value, and left alone by updates.
+    ("kept", v1::FeatureType::String),
+    ("at", v1::FeatureType::Fractional),
+];
 
 /// Creates a feature group with both stores. The first feature names the record, the last is the event time.
 ///
 /// # Errors
 /// What the router says.
-pub async fn create_group(channel: Channel, name: &str, features: [(&str, v1::FeatureType); 3]) -> Result<(), Status> {
-    let [(identifier, _), _, (event_time, _)] = features;
+pub async fn create_group<const N: usize>(
+    channel: Channel,
+    name: &str,
+    features: [(&str, v1::FeatureType); N],
+) -> Result<(), Status> {
+    let ((identifier, _), (event_time, _)) = (features[0], features[N - 1]);
     let feature = |(name, kind): (&str, v1::FeatureType)| v1::Feature {
         name: name.to_owned(),
         r#type: kind.into(),
@@ -164,11 +173,14 @@ impl Client {
         let change = match self.chance.random_range(0..10) {
             0 => Change::SoftDelete,
             1..=3 if on_reset_key => Change::HardDelete,
+            9 => Change::Update { value: format!("{}-{tick}", self.number) },
             _ => Change::Put { value: format!("{}-{tick}", self.number) },
         };
         // Puts have even event times, many of them shared or late; a delete's is odd and its own.
         let event_time = match change {
-            Change::Put { .. } => tick / 4 * 8 - 8 * self.chance.random_range(0..4) * i64::from(tick % 3 == 0),
+            Change::Put { .. } | Change::Update { .. } => {
+                tick / 4 * 8 - 8 * self.chance.random_range(0..4) * i64::from(tick % 3 == 0)
+            }
             Change::SoftDelete | Change::HardDelete => 2 * tick + 1,
         };
         let write_id = format!("{:032x}", self.chance.random::<u128>());
@@ -229,7 +241,12 @@ async fn send(store: &mut FeatureStoreClient<Channel>, call: &WriteCall) -> Resu
     let (key, event_time) = (call.key.key.clone(), call.event_time.to_string());
     let mode = match &call.change {
         Change::Put { value } => {
-            let record = vec![text("id", key), text("value", value.clone()), text("at", event_time)];
+            let record = vec![
+                text("id", key),
+                text("value", value.clone()),
+                text("kept", value.clone()),
+                text("at", event_time),
+            ];
             let request = v1::PutRecordRequest {
                 feature_group: GROUP.to_owned(),
                 record,
@@ -237,6 +254,16 @@ async fn send(store: &mut FeatureStoreClient<Channel>, call: &WriteCall) -> Resu
                 ..Default::default()
             };
             return Ok(store.put_record(request).await?.into_inner());
+        }
+        Change::Update { value } => {
+            let request = v1::UpdateRecordRequest {
+                feature_group: GROUP.to_owned(),
+                record_identifier: key,
+                features: vec![text("value", value.clone()), text("at", event_time)],
+                write_id: id.into(),
+                ..Default::default()
+            };
+            return Ok(store.update_record(request).await?.into_inner());
         }
         Change::SoftDelete => v1::DeletionMode::Soft,
         Change::HardDelete => v1::DeletionMode::Hard,
@@ -256,7 +283,8 @@ async fn send(store: &mut FeatureStoreClient<Channel>, call: &WriteCall) -> Resu
 fn outcome_of(status: &Status) -> Outcome {
     let error = format!("{:?}: {}", status.code(), status.message());
     let told_by_router = std::error::Error::source(status).is_none();
-    let kinds = [ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Overloaded, ErrorKind::Unavailable];
+    let kinds =
+        [ErrorKind::Invalid, ErrorKind::NotFound, ErrorKind::Conflict, ErrorKind::Overloaded, ErrorKind::Unavailable];
     if told_by_router && kinds.contains(&kind_of_status(status)) && status.code() != Code::OutOfRange {
         Outcome::Failed { error }
     } else {

@@ -66,6 +66,7 @@ enum Type {
 #[serde(rename_all = "snake_case")]
 enum Function {
     Put,
+    Update,
     Delete,
     HardDelete,
     Get,
@@ -142,6 +143,8 @@ struct Line {
     keys: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_time: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -360,6 +363,7 @@ fn line_of(event: &Event) -> Line {
             key: Some(row.key.key),
             write_id: Some(row.write_id),
             value: row.value,
+            kept: row.kept,
             event_time: Some(row.event_time),
             stream: Some(row.stream),
             sequence: Some(row.sequence),
@@ -387,6 +391,7 @@ fn line_of(event: &Event) -> Line {
 fn line_of_write(call: WriteCall, base: Line) -> Line {
     let (f, value) = match call.change {
         Change::Put { value } => (Function::Put, Some(value)),
+        Change::Update { value } => (Function::Update, Some(value)),
         Change::SoftDelete => (Function::Delete, None),
         Change::HardDelete => (Function::HardDelete, None),
     };
@@ -465,6 +470,7 @@ fn event_of(mut line: Line) -> Result<Event, String> {
             key: Key { group: take!(line.group), key: take!(line.key) },
             write_id: take!(line.write_id),
             value: line.value.take(),
+            kept: line.kept.take(),
             event_time: take!(line.event_time),
             stream: take!(line.stream),
             sequence: take!(line.sequence),
@@ -495,6 +501,7 @@ fn call_of(line: &mut Line) -> Result<Call, String> {
             return Ok(Call::Read(ReadCall { group: take!(line.group), keys, batch: true, level: level_of(line)? }));
         }
         Function::Put => Change::Put { value: take!(line.value) },
+        Function::Update => Change::Update { value: take!(line.value) },
         Function::Delete => Change::SoftDelete,
         Function::HardDelete => Change::HardDelete,
     };

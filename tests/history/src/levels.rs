@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{Change, Level, Mark, Seen};
+use crate::model::{Level, Mark, Seen};
 use crate::operations::{At, KeyOperations, Operations, Read, Write};
 use crate::register::Register;
 use crate::resets;
@@ -14,14 +14,8 @@ pub fn no_phantoms(operations: &Operations) -> Vec<Violation> {
 }
 
 fn phantom(operations: &KeyOperations) -> Option<Violation> {
-    let puts: BTreeMap<&str, &Write> = operations
-        .writes
-        .iter()
-        .filter_map(|write| match &write.call.change {
-            Change::Put { value } => Some((value.as_str(), write)),
-            Change::SoftDelete | Change::HardDelete => None,
-        })
-        .collect();
+    let puts: BTreeMap<&str, &Write> =
+        operations.writes.iter().filter_map(|write| Some((write.call.change.value()?.as_str(), write))).collect();
     operations.reads.iter().find_map(|read| {
         let Seen::Value { value, event_time } = &read.seen else { return None };
         let told = vec![(read.invoked.i, read.told())];
@@ -31,7 +25,7 @@ fn phantom(operations: &KeyOperations) -> Option<Violation> {
         };
         let put = puts.get(value.as_str());
         let Some(write) = put else {
-            let failed = |call: &&crate::model::WriteCall| call.change == Change::Put { value: value.clone() };
+            let failed = |call: &&crate::model::WriteCall| call.change.value() == Some(value);
             let claim = match operations.failed.iter().find(failed) {
                 Some(call) => {
                     format!("a read saw {value}, whose put (write id {}) certainly had no effect", call.write_id)

@@ -54,10 +54,26 @@ pub enum Change {
         /// The value.
         value: String,
     },
+    /// Replaces the value of a record that exists and is not newer, and leaves the rest of it. To a reader of the value it is
+    /// a put.
+    Update {
+        /// The value, unlike any other of the key.
+        value: String,
+    },
     /// A version that reads as absent.
     SoftDelete,
     /// A reset: forgets the record and its event time.
     HardDelete,
+}
+
+impl Change {
+    /// The value that a read sees after it; `None` for deletes.
+    pub fn value(&self) -> Option<&String> {
+        match self {
+            Self::Put { value } | Self::Update { value } => Some(value),
+            Self::SoftDelete | Self::HardDelete => None,
+        }
+    }
 }
 
 /// A write as it is asked for.
@@ -220,6 +236,9 @@ pub struct TableRow {
     pub write_id: String,
     /// The value; `None` for a delete.
     pub value: Option<String>,
+    /// What else the record holds: as much as the value when it is put, and left alone by updates. `None` where that is not
+    /// recorded.
+    pub kept: Option<String>,
     /// The caller's time.
     pub event_time: i64,
     /// The change log's stream.

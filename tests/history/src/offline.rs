@@ -26,6 +26,7 @@ pub fn offline(history: &History, operations: &Operations) -> Option<Vec<Violati
         return None;
     }
     let mut violations = once(&tables, operations);
+    violations.extend(updates(&tables, operations));
     violations.extend(gaps(&tables));
     violations.extend(past_offset(&tables));
     Some(violations)
@@ -45,7 +46,7 @@ fn tables_of(history: &History) -> Tables<'_> {
 }
 
 fn told(row: &(u64, &TableRow)) -> (u64, String) {
-    let (i, TableRow { key, write_id, value, event_time, stream, sequence }) = row;
+    let (i, TableRow { key, write_id, value, event_time, stream, sequence, .. }) = row;
     let value = value.as_deref().unwrap_or("a delete");
     let place = format!("stream {stream}, sequence {sequence}");
     (
@@ -97,11 +98,61 @@ fn once(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
 
 fn holds(row: &TableRow, write: &Write) -> bool {
     let WriteCall { key, change, event_time, .. } = &write.call;
-    let value = match change {
-        Change::Put { value } => Some(value),
-        Change::SoftDelete | Change::HardDelete => None,
-    };
-    row.key == *key && row.value.as_ref() == value && row.event_time == *event_time
+    // A put puts the same text in both places; what an update keeps is for `updates` to say.
+    let kept = !matches!(change, Change::Put { .. }) || row.kept.is_none() || row.kept.as_ref() == change.value();
+    row.key == *key && row.value.as_ref() == change.value() && row.event_time == *event_time && kept
+}
+
+/// A record as a fold of its rows finds it: the row that stands; `None` when nothing does, or what does is a delete.
+#[derive(Default)]
+struct Standing<'a> {
+    event_time: Option<i64>,
+    live: Option<&'a (u64, &'a TableRow)>,
+}
+
+impl<'a> Standing<'a> {
+    /// Takes the next row of the stream; rows of equal event times go to the later one.
+    fn take(&mut self, change: &Change, row: &'a (u64, &'a TableRow)) {
+        if *change == Change::HardDelete {
+            *self = Self::default();
+        } else if self.event_time.is_none_or(|standing| standing <= row.1.event_time) {
+            let live = change.value().map(|_| row);
+            *self = Self { event_time: Some(row.1.event_time), live };
+        }
+    }
+}
+
+/// An update stands on the record as it was right before it in the order of its stream: there was one, not newer than
+/// the update, and what the update does not name is still the same.
+fn updates(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
+    let changes: BTreeMap<&str, &Change> = operations
+        .keys
+        .values()
+        .flat_map(|operations| &operations.writes)
+        .map(|write| (write.call.write_id.as_str(), &write.call.change))
+        .collect();
+    let mut rows: Vec<_> = tables.rows.iter().collect();
+    rows.sort_by_key(|row| (&row.1.stream, row.1.sequence));
+    let mut records: BTreeMap<&Key, Standing<'_>> = BTreeMap::new();
+    let mut found = Vec::new();
+    for row in rows {
+        let Some(change) = changes.get(row.1.write_id.as_str()) else { continue };
+        let standing = records.entry(&row.1.key).or_default();
+        if matches!(change, Change::Update { .. }) {
+            let base = standing.live.filter(|base| base.1.event_time <= row.1.event_time);
+            if base.is_none_or(|base| base.1.kept != row.1.kept) {
+                let mut story = vec![told(row)];
+                story.extend(standing.live.map(told));
+                let claim = match (base, &row.1.kept) {
+                    (None, _) => "an update was applied to no record, or to a newer one".to_owned(),
+                    (Some(_), kept) => format!("an update stands on a record that was not there any more: {kept:?}"),
+                };
+                found.push(Violation::new(Rule::UpdateStandsOn, Some(&row.1.key), claim, story));
+            }
+        }
+        standing.take(change, row);
+    }
+    found
 }
 
 /// Sequence numbers of a stream are shared by the groups; up to the lowest offset of all of them none may be missing.

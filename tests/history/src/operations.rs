@@ -269,7 +269,7 @@ fn joined(mut attempts: Vec<Attempt>) -> Result<Result<Write, WriteCall>, Malfor
 fn values_are_unique(writes: &[Write]) -> Result<(), Malformed> {
     let mut values = BTreeSet::new();
     for write in writes {
-        if let Change::Put { value } = &write.call.change
+        if let Some(value) = write.call.change.value()
             && !values.insert(value)
         {
             return malformed(write.invoked.i, format!("{} is put twice with the value {value}", write.call.key));
@@ -284,6 +284,7 @@ impl Write {
         let WriteCall { key, change, event_time, write_id } = &self.call;
         let what = match change {
             Change::Put { value } => format!("put {key} = {value}"),
+            Change::Update { value } => format!("updated {key} to {value}"),
             Change::SoftDelete => format!("soft-deleted {key}"),
             Change::HardDelete => format!("hard-deleted {key}"),
         };

@@ -124,7 +124,7 @@ impl<'a> Register<'a> {
             self.class_of_write.push(place);
             self.classes[place].writes.push(index);
             match &write.call.change {
-                Change::Put { value } => {
+                Change::Put { value } | Change::Update { value } => {
                     self.by_value.insert(value, index);
                 }
                 Change::SoftDelete | Change::HardDelete => {
@@ -218,7 +218,7 @@ impl<'a> Register<'a> {
             let zone = |write: &usize| {
                 let index = *write;
                 let write = self.writes[index];
-                if !matches!(write.call.change, Change::Put { .. }) {
+                if write.call.change.value().is_none() {
                     return None;
                 }
                 let seen = last_reads.get(&index);

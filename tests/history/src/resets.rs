@@ -113,10 +113,7 @@ fn value_of(read: &Read) -> Option<&str> {
 }
 
 fn value_put(write: &Write) -> Option<&str> {
-    match &write.call.change {
-        Change::Put { value } => Some(value),
-        Change::SoftDelete | Change::HardDelete => None,
-    }
+    write.call.change.value().map(String::as_str)
 }
 
 type Generation<'a> = (Vec<&'a Write>, Vec<&'a Read>);

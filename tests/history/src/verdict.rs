@@ -23,6 +23,8 @@ pub enum Rule {
     LogOrder,
     /// Each acknowledged write is in the offline table once, each unknown one at most once, and nothing else (CL-1, CP-1).
     OfflineOnce,
+    /// An update replaces some values of the record that stands when it is applied, and of no other.
+    UpdateStandsOn,
     /// Streams are dense, and no offset is ahead of a missing event or behind a row (CL-2, CP-1, CP-2).
     OfflineOffset,
     /// Replicas at one applied index have one state hash (RG-2).
@@ -40,6 +42,7 @@ impl fmt::Display for Rule {
             Self::Durable => "durable",
             Self::LogOrder => "log order",
             Self::OfflineOnce => "offline exactly once",
+            Self::UpdateStandsOn => "update stands on",
             Self::OfflineOffset => "offline offset",
             Self::ReplicasEqual => "replicas equal",
         })

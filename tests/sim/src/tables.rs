@@ -46,17 +46,19 @@ fn rows_of(group: &str, batch: &RecordBatch, found: &mut Vec<What>) -> anyhow::R
         let column = batch.column_by_name(name).with_context(|| format!("the table has no column {name}"))?;
         Ok(cast(column, &kind)?)
     };
-    let (ids, values) = (column("id", DataType::Utf8)?, column("value", DataType::Utf8)?);
+    let (ids, values, kept) =
+        (column("id", DataType::Utf8)?, column("value", DataType::Utf8)?, column("kept", DataType::Utf8)?);
     let (at, deleted) = (column("at", DataType::Float64)?, column(IS_DELETED, DataType::Boolean)?);
     let (write_ids, streams) = (column(WRITE_ID, DataType::Utf8)?, column(STREAM, DataType::Utf8)?);
     let sequences = column(SEQUENCE, DataType::Int64)?;
     for row in 0..batch.num_rows() {
         let is_deleted = deleted.as_boolean().value(row);
-        let value = values.as_string::<i32>();
+        let (value, kept) = (values.as_string::<i32>(), kept.as_string::<i32>());
         found.push(What::TableRow(TableRow {
             key: Key::new(group, ids.as_string::<i32>().value(row)),
             write_id: write_ids.as_string::<i32>().value(row).to_owned(),
             value: (!is_deleted && !value.is_null(row)).then(|| value.value(row).to_owned()),
+            kept: (!is_deleted && !kept.is_null(row)).then(|| kept.value(row).to_owned()),
             #[expect(clippy::cast_possible_truncation, reason = "whole seconds")]
             event_time: at.as_primitive::<Float64Type>().value(row) as i64,
             stream: streams.as_string::<i32>().value(row).to_owned(),

@@ -1,5 +1,6 @@
 //! The clients: each calls its router, one call after the other, and records what it asked and what it was told.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,8 @@ use granary_history::model::{Ack, Call, Change, Key, Level, Outcome, ReadCall, S
 use granary_platform::Platform;
 use granary_proto::v1;
 use granary_router::{
-    BatchGetCommand, BatchKeys, Consistency, DeleteCommand, GetCommand, OnlineRecord, PutCommand, Router, Session,
+    BatchGetCommand, BatchKeys, Consistency, DeleteCommand, GetCommand, ListCommand, OnlineRecord, PutCommand, Router,
+    Session, UpdateCommand,
 };
 use granary_types::record::RawValue;
 use granary_types::{Error, ErrorKind, WriteId};
@@ -61,6 +63,7 @@ pub(crate) async fn create_groups(router: Router, platform: Platform, done: Arc<
                 feature("id", v1::FeatureType::String),
                 feature("at", v1::FeatureType::Fractional),
                 feature("value", v1::FeatureType::String),
+                feature("kept", v1::FeatureType::String),
             ],
             record_identifier_feature: "id".to_owned(),
             event_time_feature: "at".to_owned(),
@@ -101,10 +104,12 @@ impl Worker {
 
     async fn one_call(&mut self) {
         match self.rng.below(100) {
-            0..=49 => self.put().await,
+            0..=37 => self.put().await,
+            38..=49 => self.update().await,
             50..=57 => self.delete(false).await,
             58..=61 => self.delete(true).await,
-            62..=87 => self.get().await,
+            62..=84 => self.get().await,
+            85..=88 => self.list().await,
             _ => self.batch_get().await,
         }
     }
@@ -137,7 +142,12 @@ impl Worker {
         let text = |name: &str, text: String| (name.to_owned(), RawValue::Text(text));
         let command = PutCommand {
             group: group.clone(),
-            values: vec![text("id", key.clone()), text("at", event_time.to_string()), text("value", value.clone())],
+            values: vec![
+                text("id", key.clone()),
+                text("at", event_time.to_string()),
+                text("value", value.clone()),
+                text("kept", value.clone()),
+            ],
             targets: None,
             ttl: None,
             write_id: Some(id),
@@ -147,6 +157,41 @@ impl Worker {
             WriteCall { key: Key::new(group, key), change: Change::Put { value }, event_time, write_id: hex(id) };
         let router = self.router.clone();
         self.write(call, || router.put(command.clone())).await;
+    }
+
+    /// Replaces the value and the event time, and leaves what the last put put beside them.
+    async fn update(&mut self) {
+        let (group, key, event_time, id) = (self.group(), self.key(), self.event_time(), self.write_id());
+        let value = format!("v{}", self.shared.values.fetch_add(1, Ordering::SeqCst));
+        let text = |name: &str, text: String| (name.to_owned(), RawValue::Text(text));
+        let command = UpdateCommand {
+            group: group.clone(),
+            identifier: key.clone(),
+            values: vec![text("at", event_time.to_string()), text("value", value.clone())],
+            targets: None,
+            ttl: None,
+            write_id: Some(id),
+            timeout: Some(Duration::from_secs(4)),
+        };
+        let change = Change::Update { value };
+        let call = WriteCall { key: Key::new(group, key), change, event_time, write_id: hex(id) };
+        let router = self.router.clone();
+        self.write(call, || router.update_record(command.clone())).await;
+    }
+
+    /// Lists a group in pages of two: to a checker, linearizable reads of all keys by one client, one after the other.
+    async fn list(&mut self) {
+        let group = self.group();
+        let keys = keys();
+        let call = ReadCall { group: group.clone(), keys: keys.clone(), batch: true, level: Level::Linearizable };
+        self.client.begin(Call::Read(call));
+        let outcome = match list_all(&self.router, &group).await {
+            Ok(records) => {
+                Outcome::Read(keys.iter().map(|key| records.get(key).map_or(Seen::Absent, seen_of)).collect())
+            }
+            Err(error) => Outcome::Failed { error: error.message },
+        };
+        self.client.end(outcome, None);
     }
 
     async fn delete(&mut self, hard: bool) {
@@ -245,6 +290,31 @@ impl Worker {
     }
 }
 
+/// Every record of a group.
+async fn list_all(router: &Router, group: &str) -> Result<BTreeMap<String, OnlineRecord>, Error> {
+    let timeout = Some(Duration::from_secs(4));
+    let mut command = ListCommand {
+        group: group.to_owned(),
+        limit: 2,
+        features: Some(Vec::new()),
+        timeout,
+        ..ListCommand::default()
+    };
+    let mut records = BTreeMap::new();
+    loop {
+        let answer = router.list_records(command.clone()).await?;
+        for listed in answer.records {
+            let Some(record) = listed.record else { continue };
+            let twice = records.insert(listed.identifier.clone(), record).is_some();
+            assert!(!twice, "{group}/{} is listed twice", listed.identifier);
+        }
+        match answer.next {
+            Some(next) => command.after = Some(next),
+            None => return Ok(records),
+        }
+    }
+}
+
 /// Reads one record and records it.
 pub(crate) async fn read_one(
     router: &Router,
@@ -282,6 +352,7 @@ fn outcome_of(error: &Error) -> Outcome {
         ErrorKind::Invalid
         | ErrorKind::NotFound
         | ErrorKind::InUse
+        | ErrorKind::Conflict
         | ErrorKind::Forbidden
         | ErrorKind::LimitExceeded
         | ErrorKind::Overloaded

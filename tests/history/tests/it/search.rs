@@ -62,10 +62,7 @@ fn after(steps: &[Step<'_>], step: usize, current: Option<usize>) -> Option<Opti
     };
     match steps[step].op {
         Op::Read(seen) => {
-            let value = current.and_then(|place| match &write_at(place).call.change {
-                Change::Put { value } => Some(value),
-                Change::SoftDelete | Change::HardDelete => None,
-            });
+            let value = current.and_then(|place| write_at(place).call.change.value());
             let fits = match seen {
                 Seen::Value { value: seen, .. } => value == Some(seen),
                 Seen::Absent => value.is_none(),
@@ -78,7 +75,7 @@ fn after(steps: &[Step<'_>], step: usize, current: Option<usize>) -> Option<Opti
             let must_show = write.acked.is_some_and(|(_, ack)| ack.became_online == Some(true));
             match write.call.change {
                 Change::HardDelete => {
-                    let is_live = |place| matches!(write_at(place).call.change, Change::Put { .. });
+                    let is_live = |place| write_at(place).call.change.value().is_some();
                     let stale = newer && current.is_some_and(is_live);
                     match (stale, write.acked) {
                         (true, Some(_)) => None,

@@ -61,10 +61,13 @@ fn apply(state: &mut State, write: &WriteCall) -> bool {
     let is_older = current.is_some_and(|(event_time, _)| *event_time > write.event_time);
     let is_live = current.is_some_and(|(_, value)| value.is_some());
     match &write.change {
+        Change::Update { .. } if is_older || !is_live => return false,
         Change::HardDelete if is_older && is_live => return false,
         Change::HardDelete => drop(state.remove(&write.key)),
         _ if is_older => {}
-        Change::Put { value } => drop(state.insert(write.key.clone(), (write.event_time, Some(value.clone())))),
+        Change::Put { value } | Change::Update { value } => {
+            drop(state.insert(write.key.clone(), (write.event_time, Some(value.clone()))))
+        }
         Change::SoftDelete => drop(state.insert(write.key.clone(), (write.event_time, None))),
     }
     true
@@ -157,11 +160,12 @@ impl System {
         let change = match kind {
             0 => Change::SoftDelete,
             1..=3 if key.key.starts_with(RESET) => Change::HardDelete,
+            9 => Change::Update { value: format!("v{id}") },
             _ => Change::Put { value: format!("v{id}") },
         };
         // Puts tie with each other now and then, deletes with nothing.
         let event_time = match change {
-            Change::Put { .. } => (id / 4 * 8 + self.chance.below(12) * 4) as i64,
+            Change::Put { .. } | Change::Update { .. } => (id / 4 * 8 + self.chance.below(12) * 4) as i64,
             Change::SoftDelete | Change::HardDelete => (id * 8 + 1) as i64,
         };
         WriteCall { key, change, event_time, write_id: format!("w{id}") }
@@ -300,14 +304,23 @@ impl System {
             }
         }
         self.note(What::Mark(Mark::OfflineComplete));
+        // What stands of each record: its event time, and what updates keep of it.
+        let mut standing: BTreeMap<Key, (i64, Option<String>)> = BTreeMap::new();
         for (sequence, (_, write)) in (1..).zip(self.log.clone()) {
-            let value = match write.change {
-                Change::Put { value } => Some(value),
-                Change::SoftDelete | Change::HardDelete => None,
+            let value = write.change.value().cloned();
+            let (base, is_stale) = (standing.get(&write.key), |at: &i64| *at > write.event_time);
+            let kept = match (&write.change, base) {
+                (Change::Update { .. }, Some((_, kept))) => kept.clone(),
+                _ => value.clone(),
             };
+            if write.change == Change::HardDelete {
+                standing.remove(&write.key);
+            } else if !base.is_some_and(|(at, _)| is_stale(at)) {
+                standing.insert(write.key.clone(), (write.event_time, kept.clone()));
+            }
             let WriteCall { key, event_time, write_id, .. } = write;
             let stream = "s1".to_owned();
-            self.note(What::TableRow(TableRow { key, write_id, value, event_time, stream, sequence }));
+            self.note(What::TableRow(TableRow { key, write_id, value, kept, event_time, stream, sequence }));
         }
         for group in GROUPS {
             let sequence = self.log.len() as u64;
