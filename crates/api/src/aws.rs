@@ -6,10 +6,13 @@
 pub mod signature;
 
 use axum::body::Body;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::AUTHORIZATION;
-use http::{HeaderMap, Method, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
+
+use crate::rest::Fault;
 
 /// The operation of a JSON 1.1 request, `<Prefix>.<Operation>`.
 pub const TARGET: &str = "x-amz-target";
@@ -75,6 +78,11 @@ impl Service {
         by_target.or_else(by_scope).unwrap_or(Self::SageMaker)
     }
 
+    /// What ends the name of the environment variable that points SDKs at an endpoint for it.
+    pub fn environment_name(self) -> String {
+        self.signing_name().to_uppercase()
+    }
+
     /// What its requests are signed for.
     pub fn signing_name(self) -> &'static str {
         match self {
@@ -104,6 +112,18 @@ fn service_in<'a>(credential: &'a str, slash: &str) -> Option<&'a str> {
     let mut parts = credential.rsplit(slash);
     (parts.next()? == "aws4_request").then_some(())?;
     parts.next()
+}
+
+/// Reads a request whole.
+///
+/// # Errors
+/// The answer to one that is too large or cannot be read.
+pub async fn read(request: Request<Body>, body_bytes_max: usize) -> Result<Call, Box<Response<Body>>> {
+    let (parts, body) = request.into_parts();
+    match axum::body::to_bytes(body, body_bytes_max).await {
+        Ok(body) => Ok(Call { method: parts.method, uri: parts.uri, headers: parts.headers, body }),
+        Err(_) => Err(Box::new(Fault::body_too_large(body_bytes_max).into_response())),
+    }
 }
 
 /// A service that lives above this crate.

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use crate::Readiness;
 use crate::aws::signature::{self, AccessKeys, Refusal};
-use crate::aws::{AwsService, Call, Service};
+use crate::aws::{self, AwsService, Service};
 use crate::rest::{Fault, Rest};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-amzn-requestid");
@@ -61,11 +61,10 @@ impl Edge {
     }
 
     async fn aws(&self, request: Request<Body>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
-        let Ok(body) = axum::body::to_bytes(body, self.body_bytes_max).await else {
-            return Fault::body_too_large(self.body_bytes_max).into_response();
+        let call = match aws::read(request, self.body_bytes_max).await {
+            Ok(call) => call,
+            Err(refused) => return *refused,
         };
-        let call = Call { method: parts.method, uri: parts.uri, headers: parts.headers, body };
         let service = Service::of(&call);
         if let Some(keys) = &self.access_keys {
             let now = i64::try_from(self.platform.now_millis() / 1_000).unwrap_or(i64::MAX);
@@ -76,7 +75,8 @@ impl Edge {
         }
         match self.aws.get(&service) {
             Some(handler) => handler.answer(service, call).await,
-            None => self.rest.answer(call).await,
+            None if service == Service::SageMaker => self.rest.answer(call).await,
+            None => Fault::served_elsewhere(service, &call).into_response(),
         }
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) compactor: Compactor,
     pub(crate) query: Query,
     pub(crate) object_store: ObjectStore,
+    pub(crate) athena: Athena,
+    pub(crate) s3: S3,
     pub(crate) sagemaker: Sagemaker,
     pub(crate) log: Log,
     pub(crate) metrics: Metrics,
@@ -99,6 +101,19 @@ pub(crate) struct ObjectStore {
     pub(crate) s3_secret_access_key: Option<SecretRef>,
     pub(crate) s3_allow_http: bool,
     pub(crate) s3_virtual_hosted: bool,
+}
+
+/// SQL as Athena's clients send it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Athena {
+    pub(crate) output_location: Option<String>,
+    pub(crate) queue_max: u32,
+}
+
+/// S3 calls.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct S3 {
+    pub(crate) enabled: Option<bool>,
 }
 
 /// What stands in the answers of the SageMaker wire protocol.
@@ -181,6 +196,12 @@ impl Default for Query {
             spill_bytes: ByteCount::mib(16_384),
             max_in_flight: 16,
         }
+    }
+}
+
+impl Default for Athena {
+    fn default() -> Self {
+        Self { output_location: None, queue_max: 100 }
     }
 }
 

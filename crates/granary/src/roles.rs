@@ -5,7 +5,7 @@
 //! | `node` | the peer port: Raft, shards, change log, meta group | a disk, the seeds |
 //! | `router` | the public API on one port | the seeds |
 //! | `compactor` | metrics | the seeds, the object store |
-//! | `query` | SQL and joins on one port | the seeds, the object store |
+//! | `query` | SQL, joins, Athena, Glue and S3 on one port | the seeds, the object store |
 //! | `dev` | all of it in one process | a disk |
 
 pub(crate) mod dev;
@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use granary_compactor::Compactor;
+use granary_lake::Lake;
 use granary_offline_store::Warehouse;
 use granary_platform::Platform;
 use granary_proto::v1::query_server::QueryServer;
@@ -111,13 +112,17 @@ pub(crate) async fn query(config: Config, platform: Platform) -> anyhow::Result<
     let runtime = parts::query_runtime()?;
     let settings = parts.query(Some(runtime.handle().clone()));
     let seen = catalog.clone();
-    let service = Arc::new(QueryService::new(platform.clone(), catalog, warehouse, settings, &registry)?);
+    let service = QueryService::new(platform.clone(), catalog, Arc::clone(&warehouse), settings, &registry)?;
+    let lake = parts.lake(&warehouse, false);
+    let lake = Lake::new(platform.clone(), service.clone(), warehouse, lake)?;
+    let service = Arc::new(service);
     let readiness = Arc::new(move || {
         if seen.borrow().version > 0 { Ok(()) } else { Err("the catalog has not been received yet".to_owned()) }
     });
     let probes = serve(&platform, probes, Probes::new(registry, readiness).into_service());
     let routes = http::routes(&service);
-    let port = ports::grpc_service(QueryServer::from_arc(service)).await?.merge(routes);
+    let grpc = ports::grpc_service(QueryServer::from_arc(service)).await?.merge(routes);
+    let port = ports::with_aws(grpc, lake, parts.api()?, &platform);
     tracing::info!(listen = %listener.local_addr()?, "query service serves");
     let server = serve(&platform, listener, port);
     let told = until_told_to_stop(&platform).await;

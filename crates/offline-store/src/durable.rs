@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -43,11 +44,9 @@ impl DurableLocal {
 
     async fn put_durably(&self, location: &Path, payload: PutPayload, mode: PutMode) -> Result<PutResult> {
         let target = self.inner.path_to_filesystem(location)?;
-        // `LocalFileSystem` hides names that end in `#` and digits, as it does its own unfinished files.
-        let mut staged = target.clone().into_os_string();
-        staged.push(format!("#{}", self.platform.fresh_id()));
+        let staged = self.staged(&target);
         let (location, synced) = (location.to_string(), self.synced.clone());
-        let work = move || write(&target, FsPath::new(&staged), &payload, &mode, &synced);
+        let work = move || write(&target, &staged, &payload, &mode, &synced);
         let written = tokio::task::spawn_blocking(work).await;
         written.map_err(|source| generic(source.into()))?.map_err(|source| match source.kind() {
             ErrorKind::AlreadyExists => Error::AlreadyExists { path: location, source: source.into() },
@@ -56,6 +55,20 @@ impl DurableLocal {
         })?;
         Ok(PutResult { e_tag: None, version: None })
     }
+
+    /// A fresh name beside `target` for what is not whole yet. `LocalFileSystem` hides names that end in `#` and
+    /// digits, as it does its own unfinished files.
+    fn staged(&self, target: &FsPath) -> PathBuf {
+        let mut staged = target.to_owned().into_os_string();
+        staged.push(format!("#{}", self.platform.fresh_id()));
+        staged.into()
+    }
+}
+
+/// Runs `work`, which waits for the disk, on a thread that may.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|source| generic(source.into()))?.map_err(|source| generic(source.into()))
 }
 
 fn generic(source: Box<dyn std::error::Error + Send + Sync>) -> Error {
@@ -148,7 +161,18 @@ impl ObjectStore for DurableLocal {
         location: &Path,
         _opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        Ok(Box::new(BufferedUpload { store: self.clone(), location: location.clone(), parts: Vec::new() }))
+        let target = self.inner.path_to_filesystem(location)?;
+        let staged = self.staged(&target);
+        let synced = Arc::clone(&self.synced);
+        let create = {
+            let (target, staged) = (target.clone(), staged.clone());
+            move || {
+                synced.create(target.parent().unwrap_or(FsPath::new("/")))?;
+                File::create_new(staged)
+            }
+        };
+        let file = on_disk(create).await?;
+        Ok(Box::new(StagedUpload { target, staged, file: Arc::new(file), len: 0, done: false }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -184,30 +208,59 @@ impl ObjectStore for DurableLocal {
     }
 }
 
-/// An upload in parts, kept in memory and put at once: log checkpoints come so, and they fit memory by nature, as
-/// their writer holds them there too.
+/// An upload in parts: written beside the target as they come, named once all of them are on disk.
 #[derive(Debug)]
-struct BufferedUpload {
-    store: DurableLocal,
-    location: Path,
-    parts: Vec<PutPayload>,
+struct StagedUpload {
+    target: PathBuf,
+    staged: PathBuf,
+    file: Arc<File>,
+    /// Bytes of the parts taken so far, which is where the next one goes.
+    len: u64,
+    done: bool,
 }
 
 #[async_trait]
-impl MultipartUpload for BufferedUpload {
+impl MultipartUpload for StagedUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        self.parts.push(data);
-        Box::pin(std::future::ready(Ok(())))
+        let (file, mut at) = (Arc::clone(&self.file), self.len);
+        self.len += data.content_length() as u64;
+        Box::pin(on_disk(move || {
+            for chunk in &data {
+                file.write_all_at(chunk, at)?;
+                at += chunk.len() as u64;
+            }
+            Ok(())
+        }))
     }
 
     async fn complete(&mut self) -> Result<PutResult> {
-        let payload: PutPayload = self.parts.drain(..).flatten().collect();
-        self.store.put_durably(&self.location, payload, PutMode::Overwrite).await
+        let (file, staged, target) = (Arc::clone(&self.file), self.staged.clone(), self.target.clone());
+        self.done = true;
+        on_disk(move || {
+            let named = file.sync_all().and_then(|()| fs::rename(&staged, &target));
+            if named.is_err() {
+                let _ = fs::remove_file(&staged);
+            }
+            named?;
+            sync_directory(target.parent().unwrap_or(FsPath::new("/")))
+        })
+        .await?;
+        Ok(PutResult { e_tag: None, version: None })
     }
 
     async fn abort(&mut self) -> Result<()> {
-        self.parts.clear();
-        Ok(())
+        self.done = true;
+        let staged = self.staged.clone();
+        on_disk(move || fs::remove_file(staged)).await
+    }
+}
+
+impl Drop for StagedUpload {
+    /// An upload that was given up leaves nothing behind; after a crash its file stays, which no listing shows.
+    fn drop(&mut self) {
+        if !self.done {
+            let _ = fs::remove_file(&self.staged);
+        }
     }
 }
 
@@ -244,17 +297,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_are_put_at_once() {
+    async fn parts_appear_at_once() {
         let directory = tempfile::tempdir().expect("a directory");
         let store = DurableLocal::new(Platform::system());
         let location = Path::from_absolute_path(directory.path().join("it")).expect("a path");
         let mut upload = store.put_multipart(&location).await.expect("begun");
         upload.put_part("one ".into()).await.expect("taken");
         upload.put_part("two".into()).await.expect("taken");
-        assert!(names_in(directory.path()).is_empty());
+        assert!(!directory.path().join("it").exists());
         upload.complete().await.expect("put");
         let content = store.get(&location).await.expect("there").bytes().await.expect("readable");
         assert_eq!(content, "one two");
+        let mut given_up = store.put_multipart(&location).await.expect("begun");
+        given_up.put_part("three".into()).await.expect("taken");
+        drop(given_up);
+        assert_eq!(names_in(directory.path()), ["it"]);
         fs::remove_dir_all(directory.path()).expect("gone");
         store.put(&location, "again".into()).await.expect("directories are made anew");
     }

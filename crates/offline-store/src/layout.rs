@@ -38,9 +38,6 @@ fn alphanumeric(mut bits: u128) -> String {
 }
 
 /// The URL of a group's table in the warehouse at `root`.
-///
-/// A resolved location `s3://bucket/key` is exactly that where the warehouse is that bucket, and
-/// `<root>/bucket/key` everywhere else: a warehouse on a local disk looks like a tree of buckets.
 pub(crate) fn table_url(root: &Url, group: &FeatureGroup) -> Result<Url, Error> {
     let offline = group.offline.as_ref().ok_or_else(|| Error::NoOfflineStore { group: group.name.clone() })?;
     let wrong = |reason: &str| Error::Location { location: offline.resolved_uri.clone(), reason: reason.to_owned() };
@@ -54,19 +51,25 @@ pub(crate) fn table_url(root: &Url, group: &FeatureGroup) -> Result<Url, Error> 
     if key.iter().chain([&bucket]).any(|segment| !is_plain(segment)) {
         return Err(wrong("has a part that is . or .., a backslash or a control character"));
     }
-    let same_bucket = root.scheme() == scheme && root.host_str() == Some(bucket);
-    let mut url = root.clone();
-    if same_bucket {
-        url.set_path("/");
-    }
+    let mut url = bucket_url(root, scheme, bucket).ok_or_else(|| wrong("cannot be put below the warehouse"))?;
     let mut segments = url.path_segments_mut().map_err(|()| wrong("cannot be put below the warehouse"))?;
-    segments.pop_if_empty();
-    if !same_bucket {
-        segments.push(bucket);
-    }
-    segments.extend(key).push("");
+    segments.pop_if_empty().extend(key).push("");
     drop(segments);
     Ok(url)
+}
+
+/// Where the bucket `scheme://bucket` is, of a plain name.
+///
+/// It is exactly that where the warehouse is that bucket, and `<root>/bucket` everywhere else: a warehouse on a local
+/// disk looks like a tree of buckets.
+pub(crate) fn bucket_url(root: &Url, scheme: &str, bucket: &str) -> Option<Url> {
+    let mut url = root.clone();
+    if root.scheme() == scheme && root.host_str() == Some(bucket) {
+        url.set_path("/");
+    } else {
+        url.path_segments_mut().ok()?.pop_if_empty().push(bucket);
+    }
+    Some(url)
 }
 
 fn is_plain(segment: &str) -> bool {

@@ -19,7 +19,7 @@ use url::Url;
 use crate::bucket;
 use crate::durable::DurableLocal;
 use crate::foreign::is_data;
-use crate::layout::table_url;
+use crate::layout::{bucket_url, table_url};
 use crate::{Error, OfflineTable, Options, Settings};
 
 /// Schemes of object stores that a warehouse can be on, beside the local disk.
@@ -28,6 +28,8 @@ const BUCKET_SCHEMES: [&str; 8] = ["s3", "s3a", "gs", "az", "azure", "abfs", "ab
 const PROBE_TIME: Duration = Duration::from_secs(45);
 /// The directory of the objects that [`Warehouse::open`] probes with.
 const PROBE_DIRECTORY: &str = "_granary_probe";
+/// The directory of [`Warehouse::private`].
+const PRIVATE_DIRECTORY: &str = "_granary";
 
 /// The root of the offline store. Cheap to clone.
 #[derive(Clone)]
@@ -99,6 +101,42 @@ impl Warehouse {
     /// [`Error::NoOfflineStore`], or [`Error::Location`] when the group's location cannot be used.
     pub fn table_url(&self, group: &FeatureGroup) -> Result<Url, Error> {
         table_url(&self.root, group)
+    }
+
+    /// The object store under it, whose root is the file system's or the bucket's and not [`Self::root`].
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        Arc::clone(&self.store)
+    }
+
+    /// Whether it is on a local disk.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
+    /// The directory in [`Self::object_store`] of what `s3://bucket/` names, under the rule that places tables.
+    ///
+    /// # Errors
+    /// [`Error::Location`] for a name that cannot be one segment of a path.
+    pub fn bucket(&self, bucket: &str) -> Result<Path, Error> {
+        let wrong = |reason: String| Error::Location { location: format!("s3://{bucket}"), reason };
+        if bucket.is_empty() || bucket.contains('/') || matches!(bucket, "." | "..") {
+            return Err(wrong("is no bucket's name".to_owned()));
+        }
+        let url = bucket_url(&self.root, "s3", bucket).ok_or_else(|| wrong("cannot be placed".to_owned()))?;
+        Path::from_url_path(url.path()).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// The directory in [`Self::object_store`] of objects that are neither rows nor anybody's files: no bucket has
+    /// this name.
+    ///
+    /// # Errors
+    /// [`Error::Location`] when the root is not one of a path.
+    pub fn private(&self) -> Result<Path, Error> {
+        let wrong = |error: object_store::path::Error| Error::Location {
+            location: self.root.to_string(),
+            reason: error.to_string(),
+        };
+        Ok(Path::from_url_path(self.root.path()).map_err(wrong)?.join(PRIVATE_DIRECTORY))
     }
 
     /// Opens a group's table at its newest version. Creates it, or adds the columns it lacks, where needed.

@@ -8,6 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
 use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
 use granary_platform::{Platform, TaskKind};
@@ -27,7 +29,8 @@ use crate::answer::{Abandoned, Answer, Message};
 use crate::metrics::Metrics;
 use crate::offline_wait::OfflineWait;
 use crate::sql::{Engine, Session, Stop};
-use crate::{Error, Settings, point_in_time};
+use crate::trino::{TrinoQuery, TrinoRows};
+use crate::{Error, Settings, point_in_time, trino};
 
 /// Rows of a joined batch before it is cut into messages by size.
 const JOINED_BATCH_ROWS: usize = 8_192;
@@ -69,6 +72,19 @@ impl Drop for Running {
     }
 }
 
+/// One of the queries that may be at work, held until it is dropped.
+#[derive(Debug)]
+pub struct Permit(OwnedSemaphorePermit);
+
+/// What admitted work is run with.
+struct Launch<M> {
+    method: &'static str,
+    permit: OwnedSemaphorePermit,
+    time: Duration,
+    stop: Stop,
+    sender: mpsc::Sender<M>,
+}
+
 /// How a call ended.
 #[derive(Debug)]
 enum End {
@@ -100,6 +116,54 @@ impl QueryService {
         };
         Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// Waits until one more query may be at work. Whoever calls bounds how many wait.
+    ///
+    /// # Errors
+    /// `Unavailable` when the process is going down.
+    pub async fn admitted(&self) -> Result<Permit, granary_types::Error> {
+        let permits = Arc::clone(&self.inner.permits);
+        tokio::select! {
+            permit = permits.acquire_owned() => permit.map(Permit).map_err(|_| Error::ShuttingDown.into()),
+            () = self.inner.platform.shutdown_begun() => Err(Error::ShuttingDown.into()),
+        }
+    }
+
+    /// Runs a query in Trino's SQL. It ends when what is returned is dropped, and after the longest time a query may
+    /// take.
+    ///
+    /// # Errors
+    /// What it says is wrong, or names what is not there; what ended it before its first row.
+    pub async fn trino(&self, permit: Permit, query: TrinoQuery) -> Result<TrinoRows, Error> {
+        let (sender, mut batches) = mpsc::channel(self.inner.settings.messages_waiting_max.max(1));
+        let (tell, told) = oneshot::channel();
+        let stop = Stop::default();
+        let work = Arc::clone(&self.inner).trino(query, stop.clone(), tell, sender.clone());
+        let time = self.inner.settings.query_time_max;
+        self.inner.launch(Launch { method: "trino", permit: permit.0, time, stop, sender }, work, Err);
+        match told.await {
+            Ok(schema) => Ok(TrinoRows { batches, schema }),
+            // It ended before it knew its columns: what comes is the reason.
+            Err(_) => Err(batches.recv().await.and_then(Result::err).unwrap_or(Error::Died)),
+        }
+    }
+
+    /// Starts a task on the threads of queries, for work that goes with one.
+    pub fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let runtime = self.inner.settings.runtime.clone().unwrap_or_else(Handle::current);
+        let _entered = runtime.enter();
+        self.inner.platform.spawn(TaskKind::Request, name, work);
+    }
+
+    /// How many queries may be at work.
+    pub fn queries_max(&self) -> usize {
+        self.inner.settings.queries_max
+    }
+
+    /// The feature groups as they are now.
+    pub fn catalog(&self) -> Arc<CatalogView> {
+        Arc::clone(&self.inner.catalog.borrow())
+    }
 }
 
 impl Inner {
@@ -113,8 +177,8 @@ impl Inner {
 
     /// Starts a call that streams its answer and returns the answer's reading end.
     ///
-    /// The work runs on the query runtime; what may end it early is watched from here, where threads are not taken
-    /// by queries. Work that is ended stops when it next waits for something or begins a step ([`Stop`]), and keeps its
+    /// The work runs on the query runtime; what may end it early is watched from where threads are not taken by
+    /// queries. Work that is ended stops when it next waits for something or begins a step ([`Stop`]), and keeps its
     /// permit until then.
     fn start<F, W>(self: &Arc<Self>, method: &'static str, metadata: &MetadataMap, work: W) -> Result<Answers, Status>
     where
@@ -124,9 +188,22 @@ impl Inner {
         let permit = self.admit(method)?;
         let time = self.settings.query_time_max.min(deadline(metadata).unwrap_or(Duration::MAX));
         let (sender, receiver) = mpsc::channel(self.settings.messages_waiting_max.max(1));
-        let (done, ended) = oneshot::channel();
         let stop = Stop::default();
         let work = work(Arc::clone(self), stop.clone(), Answer::new(sender.clone(), self.settings.message_bytes_max));
+        let failed = |error| Err(status_of(&granary_types::Error::from(error)));
+        self.launch(Launch { method, permit, time, stop, sender }, work, failed);
+        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// Runs admitted work on the query runtime, and watches from here what may end it early. The last message of one
+    /// that failed is what `failed` makes of the error.
+    fn launch<F, M>(self: &Arc<Self>, launch: Launch<M>, work: F, failed: fn(Error) -> M)
+    where
+        F: Future<Output = Result<End, Error>> + Send + 'static,
+        M: Send + 'static,
+    {
+        let Launch { method, permit, time, stop, sender } = launch;
+        let (done, ended) = oneshot::channel();
         let running = Running::new(&self.metrics.running, permit);
         let work = async move {
             let _running = running;
@@ -152,14 +229,36 @@ impl Inner {
             inner.metrics.seconds.with_label_values(&[method]).observe(began.elapsed().as_secs_f64());
             inner.metrics.calls.with_label_values(&[method, outcome(&ended)]).inc();
             if let Err(error) = ended {
-                let error = granary_types::Error::from(error);
                 tracing::debug!(method, %error, "query failed");
                 // Whether anybody still reads it makes no difference here.
-                let _ = sender.send(Err(status_of(&error))).await;
+                let _ = sender.send(failed(error)).await;
             }
         };
         self.platform.spawn(TaskKind::Request, "query watch", watch);
-        Ok(ReceiverStream::new(receiver))
+    }
+
+    /// Plans a query in Trino's SQL, tells its columns, and sends its rows.
+    async fn trino(
+        self: Arc<Self>,
+        query: TrinoQuery,
+        stop: Stop,
+        columns: oneshot::Sender<SchemaRef>,
+        rows: mpsc::Sender<Result<RecordBatch, Error>>,
+    ) -> Result<End, Error> {
+        let catalog = Arc::clone(&self.catalog.borrow());
+        let context = self.engine.trino_session(catalog, stop, &query.database, query.tables);
+        let (mut batches, schema) = trino::run(&context, &query.sql).await?;
+        let count = self.metrics.rows.with_label_values(&["trino"]);
+        // Whoever asked may be gone, which the first row tells.
+        let _ = columns.send(schema);
+        while let Some(batch) = batches.next().await {
+            let batch = batch?;
+            count.inc_by(batch.num_rows() as u64);
+            if rows.send(Ok(batch)).await.is_err() {
+                return Ok(End::Abandoned);
+            }
+        }
+        Ok(End::Answered)
     }
 
     fn session(&self, stop: Stop) -> (Session, Arc<CatalogView>) {

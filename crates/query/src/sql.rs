@@ -16,6 +16,7 @@ use datafusion::catalog::TableProvider;
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, MemoryConsumer, MemoryReservation, TrackConsumersPool};
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
@@ -24,6 +25,7 @@ use granary_offline_store::Warehouse;
 use granary_platform::Platform;
 use granary_types::FeatureGroup;
 
+use crate::trino::{self, TrinoCatalog, UserTables};
 use crate::{Error, Settings};
 
 mod catalog;
@@ -34,7 +36,8 @@ mod tables;
 use catalog::GroupCatalog;
 pub(crate) use stop::Stop;
 use stop::StopEverywhere;
-use tables::{QueryTables, Tables};
+pub(crate) use tables::QueryTables;
+use tables::Tables;
 
 /// The catalog that tables without one are in.
 const CATALOG: &str = "granary";
@@ -42,6 +45,8 @@ const CATALOG: &str = "granary";
 const SCHEMA: &str = "feature_groups";
 /// What SageMaker calls its catalog.
 const AWS_CATALOG: &str = "AwsDataCatalog";
+/// What the warehouse's object store is called in the plans of queries.
+pub(crate) const WAREHOUSE_URL: &str = "warehouse://granary/";
 /// How many consumers an error about spent memory names.
 const CONSUMERS_NAMED: NonZeroUsize = NonZeroUsize::new(5).expect("not zero");
 
@@ -52,6 +57,8 @@ pub(crate) struct Engine {
     runtime: Arc<RuntimeEnv>,
     /// Functions and settings, made once: a session is a copy of it with a catalog of its own.
     template: SessionState,
+    /// The same for Trino's SQL.
+    trino: SessionState,
     platform: Platform,
 }
 
@@ -64,33 +71,60 @@ impl Engine {
         let pool = TrackConsumersPool::new(FairSpillPool::new(settings.memory_bytes_max), CONSUMERS_NAMED);
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
+            // The files of users' tables come and go.
+            .with_object_list_cache_limit(0)
             .with_disk_manager_builder(
                 DiskManagerBuilder::default().with_mode(spill).with_max_temp_directory_size(settings.spill_bytes_max),
             )
             .build_arc()?;
+        let url = ObjectStoreUrl::parse(WAREHOUSE_URL)?;
+        runtime.register_object_store(url.as_ref(), warehouse.object_store());
         let template = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config(settings))
             .with_runtime_env(Arc::clone(&runtime))
             .build();
-        Ok(Self { tables: Arc::new(Tables::new(warehouse, settings.tables_open_max)), runtime, template, platform })
+        let trino = trino::template(&template);
+        let tables = Arc::new(Tables::new(warehouse, settings.tables_open_max));
+        Ok(Self { tables, runtime, template, trino, platform })
     }
 
     /// A session for one query, over the groups of `catalog`, which `stop` ends.
     pub(crate) fn session(&self, catalog: Arc<CatalogView>, stop: Stop) -> Session {
         let tables = Arc::new(QueryTables::new(Arc::clone(&self.tables), Arc::clone(&catalog), &self.template));
-        let catalogs = Arc::new(datafusion::catalog::MemoryCatalogProviderList::new());
-        let state = SessionStateBuilder::new_from_existing(self.template.clone())
-            .with_catalog_list(catalogs)
-            .with_physical_optimizer_rule(Arc::new(StopEverywhere { stop, platform: self.platform.clone() }))
-            .build();
-        let context = SessionContext::new_with_state(state);
+        let context = self.context(&self.template, stop);
         let groups = Arc::new(GroupCatalog::new(catalog, Arc::clone(&tables)));
         // Written without quotes, DataFusion looks for it in lower case.
         for name in [CATALOG.to_owned(), AWS_CATALOG.to_owned(), AWS_CATALOG.to_lowercase()] {
             context.register_catalog(name, Arc::clone(&groups) as _);
         }
         Session { context, tables }
+    }
+
+    /// A session for one query in Trino's SQL.
+    pub(crate) fn trino_session(
+        &self,
+        catalog: Arc<CatalogView>,
+        stop: Stop,
+        database: &str,
+        users: Arc<dyn UserTables>,
+    ) -> SessionContext {
+        let tables = Arc::new(QueryTables::new(Arc::clone(&self.tables), Arc::clone(&catalog), &self.trino));
+        let views = SessionContext::new_with_state(self.trino.clone());
+        let mut template = self.trino.clone();
+        template.config_mut().options_mut().catalog.default_schema = database.to_lowercase();
+        let context = self.context(&template, stop);
+        context.register_catalog(trino::CATALOG, Arc::new(TrinoCatalog::new(catalog, tables, users, views)));
+        context
+    }
+
+    /// A session without tables, which `stop` ends.
+    fn context(&self, template: &SessionState, stop: Stop) -> SessionContext {
+        let state = SessionStateBuilder::new_from_existing(template.clone())
+            .with_catalog_list(Arc::new(datafusion::catalog::MemoryCatalogProviderList::new()))
+            .with_physical_optimizer_rule(Arc::new(StopEverywhere { stop, platform: self.platform.clone() }))
+            .build();
+        SessionContext::new_with_state(state)
     }
 
     /// An account in the memory that all queries share.
@@ -127,7 +161,7 @@ const SQL_BYTES_MAX: usize = 262_144;
 const OPERATORS_MAX: usize = 4_000;
 
 /// Refuses a statement that is too long or may nest too deep.
-fn check_size(sql: &str) -> Result<(), Error> {
+pub(crate) fn check_size(sql: &str) -> Result<(), Error> {
     if sql.len() > SQL_BYTES_MAX {
         return Err(granary_types::Error::invalid(format!(
             "a statement has at most {SQL_BYTES_MAX} bytes, got {}",

@@ -8,6 +8,7 @@ use http::{HeaderName, Response, StatusCode};
 use serde_json::json;
 
 use super::Call;
+use crate::aws::Service;
 
 const ERROR_TYPE: HeaderName = HeaderName::from_static("x-amzn-errortype");
 
@@ -96,6 +97,17 @@ impl Fault {
     pub(crate) fn unknown_operation(call: &Call) -> Self {
         let asked = call.target().map_or_else(|| format!("{} {}", call.method, call.uri.path()), ToOwned::to_owned);
         let message = format!("Granary does not serve the operation {asked}");
+        Self::new(StatusCode::BAD_REQUEST, "UnknownOperationException", message)
+    }
+
+    /// A service that this process does not serve, and another does.
+    pub(crate) fn served_elsewhere(service: Service, call: &Call) -> Self {
+        let asked = call.target().map_or_else(|| format!("{} {}", call.method, call.uri.path()), ToOwned::to_owned);
+        let message = format!(
+            "this process serves no {service:?} calls such as {asked}; a query service does, at its query.listen: point \
+             AWS_ENDPOINT_URL_{} there",
+            service.environment_name()
+        );
         Self::new(StatusCode::BAD_REQUEST, "UnknownOperationException", message)
     }
 

@@ -43,6 +43,7 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
         ("compactor.flush_bytes", config.compactor.flush_bytes.0),
         ("query.memory_limit", config.query.memory_limit.0),
         ("query.max_in_flight", u64::from(config.query.max_in_flight)),
+        ("athena.queue_max", u64::from(config.athena.queue_max)),
     ];
     for (key, value) in positive {
         rule(value > 0, format!("{key}: must be more than 0"));
@@ -61,6 +62,11 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
         account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit()),
         format!("sagemaker.account_id: {account:?} is not 12 digits"),
     );
+    if let Some(location) = &config.athena.output_location {
+        let bucket = location.strip_prefix("s3://").and_then(|rest| rest.split('/').next());
+        let known = bucket.is_some_and(|bucket| !bucket.is_empty());
+        rule(known, format!("athena.output_location: {location:?} is not s3://bucket/prefix/"));
+    }
     if let Some(url) = &config.object_store.url {
         let known = ["file:///", "s3://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
         rule(known, format!("object_store.url: {url:?} is neither file:///path nor s3://bucket/prefix"));

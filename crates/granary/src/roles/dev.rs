@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use granary_api::Readiness;
+use granary_api::aws::AwsService;
 use granary_compactor::Compactor;
+use granary_lake::Lake;
 use granary_node::Node;
 use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::meta_server::MetaServer;
@@ -139,7 +141,10 @@ impl Cluster {
         let compactor = platform.spawn(TaskKind::Service, "compactor", compactor.run());
         let queries = QueryThreads(Some(query_runtime()?));
         let settings = parts.query(queries.handle());
-        let query = Arc::new(QueryService::new(platform.clone(), catalog.clone(), warehouse, settings, &registry)?);
+        let query = QueryService::new(platform.clone(), catalog.clone(), Arc::clone(&warehouse), settings, &registry)?;
+        let lake = parts.lake(&warehouse, true);
+        let lake: Arc<dyn AwsService> = Lake::new(platform.clone(), query.clone(), warehouse, lake)?;
+        let query = Arc::new(query);
 
         let router = granary_router::Router::new(platform.clone(), catalog, parts.router(), &registry);
         let ready: Readiness = {
@@ -150,6 +155,7 @@ impl Cluster {
         let service = granary_api::Api::new(router, parts.api()?, registry, Arc::clone(&ready))
             .with_routes(http::routes(&query))
             .with_grpc(QueryServer::from_arc(query))
+            .with_aws(&granary_lake::SERVICES, &lake)
             // For `granary status` against this port.
             .with_grpc(MetaServer::new(with_meta.meta_service()))
             .into_service()

@@ -100,6 +100,19 @@ impl<'a> Parts<'a> {
         }
     }
 
+    /// AWS's services over `warehouse`. `alone` is a process that no other runs queries beside.
+    pub(crate) fn lake(&self, warehouse: &Warehouse, alone: bool) -> granary_lake::Settings {
+        granary_lake::Settings {
+            account_id: self.config.sagemaker.account_id.clone(),
+            region: self.config.sagemaker.region.clone(),
+            s3_enabled: self.config.s3.enabled.unwrap_or(warehouse.is_local()),
+            output_location: self.config.athena.output_location.clone(),
+            queries_waiting_max: self.config.athena.queue_max as usize,
+            alone,
+            ..granary_lake::Settings::default()
+        }
+    }
+
     /// The offline store: where the configuration says, or below `data_dir` on this disk.
     ///
     /// # Errors

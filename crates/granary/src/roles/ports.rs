@@ -1,13 +1,16 @@
 //! Ports: binding, serving HTTP/1.1 and HTTP/2 on one of them, probes and metrics, and being told to stop.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use anyhow::Context;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use granary_api::Readiness;
+use granary_api::aws::{self, AwsService, Service, signature};
 use granary_platform::{Platform, TaskKind};
 use granary_proto::DESCRIPTORS;
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -60,6 +63,39 @@ where
     let mut routes = Routes::builder();
     routes.add_service(service).add_service(health_service).add_service(reflection);
     Ok(routes.routes().prepare().into_axum_router())
+}
+
+/// Routes, and AWS's services for every request that none of them is for. Where access keys are configured, a call must
+/// be signed with one.
+pub(crate) fn with_aws(
+    routes: axum::Router,
+    handler: Arc<dyn AwsService>,
+    settings: granary_api::Settings,
+    platform: &Platform,
+) -> axum::Router {
+    let (settings, platform) = (Arc::new(settings), platform.clone());
+    let answer = move |request: Request| {
+        let (handler, settings, platform) = (Arc::clone(&handler), Arc::clone(&settings), platform.clone());
+        async move {
+            let kind = request.headers().get(CONTENT_TYPE);
+            if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
+                return tonic::Status::unimplemented("no such service here").into_http();
+            }
+            let call = match aws::read(request, settings.body_bytes_max).await {
+                Ok(call) => call,
+                Err(refused) => return *refused,
+            };
+            let service = Service::of(&call);
+            if let Some(keys) = &settings.access_keys {
+                let now = i64::try_from(platform.now_millis() / 1_000).unwrap_or(i64::MAX);
+                if let Err(refusal) = signature::verify(keys, service, &call, now) {
+                    return refusal.into_response(service);
+                }
+            }
+            handler.answer(service, call).await
+        }
+    };
+    routes.fallback(answer)
 }
 
 /// `/metrics`, `/livez` and `/readyz` of a role that serves no HTTP otherwise.

@@ -80,7 +80,7 @@ async fn refresh(table: &mut OfflineTable, group: &Arc<FeatureGroup>) -> Result<
 }
 
 /// The tables of one query: each at the version at which the query first named it.
-pub(super) struct QueryTables {
+pub(crate) struct QueryTables {
     tables: Arc<Tables>,
     catalog: Arc<CatalogView>,
     /// What providers take their scan settings from.
@@ -103,7 +103,7 @@ impl QueryTables {
     ///
     /// # Errors
     /// `Invalid` for a group without an offline store; what opening it fails with.
-    pub(super) async fn open(&self, group: &Arc<FeatureGroup>) -> Result<Arc<dyn TableProvider>, Error> {
+    pub(crate) async fn open(&self, group: &Arc<FeatureGroup>) -> Result<Arc<dyn TableProvider>, Error> {
         if group.offline.is_none() {
             let message = format!("feature group {:?} has no offline store to query", group.name);
             return Err(granary_types::Error::invalid(message).into());
