@@ -75,9 +75,11 @@ def users(server):
         runtime.put_record(FeatureGroupName=name, Record=put)
     deleted = {"RecordIdentifierValueAsString": "c", "EventTime": "2024-01-31T08:30:09Z"}
     runtime.delete_record(FeatureGroupName=name, **deleted)
-    server.granary("offline", "wait")
     catalog = control.describe_feature_group(FeatureGroupName=name)["OfflineStoreConfig"]["DataCatalogConfig"]
     assert catalog["Catalog"] == "AwsDataCatalog" and catalog["Database"] == "sagemaker_featurestore"
+    athena, s3 = server.client("athena"), server.client("s3")
+    count = f'SELECT count(*) AS n FROM "{catalog["TableName"]}"'
+    wait_until(lambda: run(athena, s3, count) == '"n"\n"5"\n', 60, "the history")
     return name, catalog["TableName"]
 
 

@@ -72,13 +72,11 @@ fn not_found(what: &str, name: &str) -> Fault {
 /// A database's or table's name, as Glue keeps it. It is one segment of a path.
 fn folded(name: &str) -> Result<String, Fault> {
     let name = name.trim_matches('`').to_lowercase();
-    let fits = !name.is_empty() && name.len() <= 200 && !matches!(name.as_str(), "." | "..");
-    if fits && name.chars().all(|c| !c.is_control() && !"/\\%#?*\"'`".contains(c)) {
+    let fits = (1..=200).contains(&name.len()) && !matches!(name.as_str(), "." | "..");
+    if fits && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte)) {
         return Ok(name);
     }
-    let message =
-        format!("{name:?} must be 1 to 200 bytes without control characters and without / \\ % # ? * and quotes");
-    Err(Fault::new("InvalidInputException", message))
+    Err(Fault::new("InvalidInputException", format!("{name:?} must be 1 to 200 letters, digits and _ - . $")))
 }
 
 impl Glue {

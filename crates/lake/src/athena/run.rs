@@ -65,19 +65,31 @@ impl From<Fault> for Failure {
     }
 }
 
+/// What DataFusion begins its messages with, which says nothing to whoever wrote the query.
+const STAGES: [&str; 7] = [
+    "Error during planning: ",
+    "Execution error: ",
+    "SQL error: ",
+    "Schema error: ",
+    "Arrow error: ",
+    "This feature is not implemented: ",
+    "Optimizer rule 'simplify_expressions' failed\ncaused by\n",
+];
+
 /// What a query failed with, in Trino's words where they are known: people and programs look for them.
 fn failed_query(error: granary_query::Error) -> Failure {
     let error = granary_types::Error::from(error);
-    let message = error.message;
-    let coded = message
-        .split_once(':')
-        .is_some_and(|(code, _)| code.len() > 3 && code.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_'));
-    if coded {
+    let mut message = error.message.as_str();
+    while let Some(rest) = STAGES.iter().find_map(|stage| message.strip_prefix(stage)) {
+        message = rest;
+    }
+    let is_code = |text: &str| text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    if message.split_once(':').is_some_and(|(code, _)| is_code(code)) {
         return Failure::user(message);
     }
     let folded = message.to_lowercase();
     let code = match error.kind {
-        ErrorKind::Invalid if folded.starts_with("table '") && folded.contains("not found") => "TABLE_NOT_FOUND",
+        ErrorKind::Invalid if folded.contains("table '") && folded.contains("not found") => "TABLE_NOT_FOUND",
         ErrorKind::Invalid if folded.contains("no field named") => "COLUMN_NOT_FOUND",
         ErrorKind::Invalid if folded.contains("invalid function") => "FUNCTION_NOT_FOUND",
         ErrorKind::Invalid if folded.contains("divide by zero") => "DIVISION_BY_ZERO",
@@ -567,8 +579,8 @@ mod tests {
     #[test]
     fn reasons_are_in_trinos_words() {
         let of = |message: &str| failed_query(granary_types::Error::invalid(message).into()).reason;
-        assert_eq!(of("table 'a.b.c' not found"), "TABLE_NOT_FOUND: table 'a.b.c' not found");
-        assert_eq!(of("INVALID_FUNCTION_ARGUMENT: x"), "INVALID_FUNCTION_ARGUMENT: x");
+        assert_eq!(of("Error during planning: table 'a.b.c' not found"), "TABLE_NOT_FOUND: table 'a.b.c' not found");
+        assert_eq!(of("Execution error: INVALID_FUNCTION_ARGUMENT: x"), "INVALID_FUNCTION_ARGUMENT: x");
         assert_eq!(of("anything"), "SYNTAX_ERROR: anything");
         let spent = granary_types::Error::new(ErrorKind::Overloaded, "no memory");
         assert!(!failed_query(spent.into()).users_fault);
