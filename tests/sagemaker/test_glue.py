@@ -233,7 +233,7 @@ def test_sdk_2_builds_a_data_set(environment, server, history):
     # As of a time before the first write there is nothing.
     from datetime import datetime, timezone
 
-    builder = store.create_dataset(base=group, output_path="s3://sdk/sets").as_of(datetime(2020, 1, 1, tzinfo=timezone.utc))
+    builder = store.create_dataset(base=group, output_path="s3://sdk/sets").as_of(datetime(2020, 1, 1))
     frame, _ = builder.to_dataframe()
     assert len(frame) == 0
     # By the time of the events.

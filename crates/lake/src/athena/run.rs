@@ -87,12 +87,17 @@ fn failed_query(error: granary_query::Error) -> Failure {
     if message.split_once(':').is_some_and(|(code, _)| is_code(code)) {
         return Failure::user(message);
     }
+    // A function that failed inside a scan comes wrapped.
+    if let Some(at) = ["INVALID_FUNCTION_ARGUMENT", "INVALID_CAST_ARGUMENT"].iter().find_map(|code| message.find(code))
+    {
+        return Failure::user(message[at..].trim_end_matches("\")"));
+    }
     let folded = message.to_lowercase();
     let code = match error.kind {
         ErrorKind::Invalid if folded.contains("table '") && folded.contains("not found") => "TABLE_NOT_FOUND",
         ErrorKind::Invalid if folded.contains("no field named") => "COLUMN_NOT_FOUND",
         ErrorKind::Invalid if folded.contains("invalid function") => "FUNCTION_NOT_FOUND",
-        ErrorKind::Invalid if folded.contains("divide by zero") => "DIVISION_BY_ZERO",
+        ErrorKind::Invalid | ErrorKind::Corrupt if folded.contains("divide by zero") => "DIVISION_BY_ZERO",
         ErrorKind::Invalid if folded.contains("cannot cast") || folded.contains("cast error") => {
             "INVALID_CAST_ARGUMENT"
         }
@@ -101,7 +106,7 @@ fn failed_query(error: granary_query::Error) -> Failure {
         ErrorKind::Unknown => "EXCEEDED_TIME_LIMIT",
         _ => "GENERIC_INTERNAL_ERROR",
     };
-    let users_fault = matches!(error.kind, ErrorKind::Invalid | ErrorKind::NotFound);
+    let users_fault = matches!(error.kind, ErrorKind::Invalid | ErrorKind::NotFound) || code == "DIVISION_BY_ZERO";
     Failure { reason: format!("{code}: {message}"), users_fault }
 }
 

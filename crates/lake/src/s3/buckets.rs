@@ -6,10 +6,11 @@ use chrono::{DateTime, SecondsFormat};
 use futures::StreamExt;
 use http::header::HeaderValue;
 use http::{Response, StatusCode};
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, NAMESPACE, S3, S3Error};
-use crate::place::is_bucket_name;
+use crate::place::{Uri, is_bucket_name};
 use crate::xml::Xml;
 
 /// A bucket that was made.
@@ -19,7 +20,7 @@ struct Made {
 }
 
 impl S3 {
-    fn made_path(&self, bucket: &str) -> object_store::path::Path {
+    fn made_path(&self, bucket: &str) -> Path {
         self.documents.path(&["s3", "buckets", bucket])
     }
 
@@ -28,16 +29,31 @@ impl S3 {
         if self.documents.get::<Made>(&self.made_path(bucket)).await?.is_some() {
             return Ok(());
         }
-        let found = self.documents.store().list(Some(&directory)).next().await.transpose()?;
-        found.map(drop).ok_or_else(S3Error::no_such_bucket)
+        let held = self.holds_any(&directory).await? || self.is_a_groups(bucket);
+        if held { Ok(()) } else { Err(S3Error::no_such_bucket()) }
+    }
+
+    async fn holds_any(&self, directory: &Path) -> Result<bool, S3Error> {
+        Ok(self.documents.store().list(Some(directory)).next().await.transpose()?.is_some())
+    }
+
+    /// Whether a feature group's history is in a bucket, or will be: on AWS the bucket was there before the group.
+    fn is_a_groups(&self, bucket: &str) -> bool {
+        let catalog = self.query.catalog();
+        let mut uris = catalog.groups().filter_map(|group| Uri::parse(&group.offline.as_ref()?.resolved_uri).ok());
+        uris.any(|uri| uri.bucket == bucket)
     }
 
     pub(super) async fn list_buckets(&self) -> Answer {
         let mut names: std::collections::BTreeMap<String, u64> = std::collections::BTreeMap::new();
         let root = self.places.warehouse().root().path();
-        if let Ok(root) = object_store::path::Path::from_url_path(root) {
-            let held = self.documents.directories(&root).await?;
-            names.extend(held.into_iter().filter(|name| is_bucket_name(name)).map(|name| (name, 0)));
+        if let Ok(root) = Path::from_url_path(root) {
+            for name in self.documents.directories(&root).await? {
+                // A local disk keeps directories that nothing is in any more.
+                if is_bucket_name(&name) && self.holds_any(&self.places.bucket(&name)?).await? {
+                    names.insert(name, 0);
+                }
+            }
         }
         for meta in self.documents.list(&self.documents.path(&["s3", "buckets"])).await? {
             let made = self.documents.get::<Made>(&meta.location).await?;
@@ -83,7 +99,7 @@ impl S3 {
     pub(super) async fn delete_bucket(&self, bucket: &str) -> Answer {
         self.check_bucket(bucket).await?;
         let directory = self.places.bucket(bucket)?;
-        if self.documents.store().list(Some(&directory)).next().await.is_some() {
+        if self.holds_any(&directory).await? {
             return Err(S3Error::new(409, "BucketNotEmpty", "The bucket you tried to delete is not empty"));
         }
         self.documents.delete(&self.made_path(bucket)).await?;

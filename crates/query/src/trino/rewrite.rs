@@ -10,8 +10,8 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
-    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, JoinConstraint, JoinOperator, ObjectName,
-    OrderByExpr, OrderByOptions, Query, Select, SelectItem, SetExpr, Statement as SqlStatement, VisitMut, VisitorMut,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions,
+    Query, Select, SelectItem, SetExpr, Statement as SqlStatement, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
@@ -163,18 +163,6 @@ struct Rewrite;
 
 impl VisitorMut for Rewrite {
     type Break = DataFusionError;
-
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<DataFusionError> {
-        let joins = select.from.iter().flat_map(|from| &from.joins);
-        for join in joins {
-            if let JoinOperator::CrossJoin(constraint) = &join.join_operator
-                && !matches!(constraint, JoinConstraint::None)
-            {
-                return ControlFlow::Break(syntax("mismatched input 'ON': a CROSS JOIN takes no condition".to_owned()));
-            }
-        }
-        ControlFlow::Continue(())
-    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<DataFusionError> {
         match expr {

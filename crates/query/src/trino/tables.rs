@@ -173,7 +173,8 @@ impl Database {
 
     fn typed(&self, name: &str, kind: &DataType) -> Result<Expr> {
         if *kind == DataType::Utf8 {
-            return Ok(ident(name));
+            // No text stands for null in these formats, and the reader takes an empty one for it.
+            return Ok(when(ident(name).is_null(), lit("")).otherwise(ident(name))?.alias(name));
         }
         let state = self.context.0.state();
         let parsed = match kind {
