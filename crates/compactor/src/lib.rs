@@ -23,12 +23,15 @@
 //! event of each feature group; a table whose offset lies below it is not written to ([`Error::LostHistory`]) until its
 //! history is back or an operator gave it up ([`give_up`]). Tables without new events are looked at in turn.
 //!
+//! Tables of groups that ask for it are shown as Iceberg tables too, behind the flushes and without a say in them.
+//!
 //! Not here: the table's format (`granary-offline-store`), rewriting small files, retention.
 
 mod error;
 mod flush;
 mod foreign;
 mod health;
+mod iceberg;
 mod loss;
 mod marks;
 mod metrics;

@@ -19,6 +19,9 @@ pub(crate) struct Metrics {
     pub(crate) waiting: IntGaugeVec,
     pub(crate) failing_tables: IntGauge,
     pub(crate) lost_tables: IntGauge,
+    pub(crate) iceberg_published: IntCounter,
+    pub(crate) iceberg_failures: IntCounter,
+    pub(crate) iceberg_waiting: IntGauge,
 }
 
 impl Metrics {
@@ -74,6 +77,18 @@ impl Metrics {
             lost_tables: gauge(
                 "granary_compactor_lost_history_tables_count",
                 "Offline tables that lack acknowledged history and are not written to: an operator must act",
+            )?,
+            iceberg_published: counter(
+                "granary_compactor_iceberg_published_total",
+                "Iceberg metadata documents written",
+            )?,
+            iceberg_failures: counter(
+                "granary_compactor_iceberg_failures_total",
+                "Iceberg metadata documents that could not be written, which is tried again later",
+            )?,
+            iceberg_waiting: gauge(
+                "granary_compactor_iceberg_waiting_count",
+                "Tables whose newest version waits to be shown as Iceberg",
             )?,
             waiting: by_shard(
                 "granary_compactor_waiting_for_catalog",

@@ -20,6 +20,7 @@ use crate::error::chain;
 use crate::flush::{StreamOutcome, flush};
 use crate::foreign::{self, ForeignFiles};
 use crate::health::Rests;
+use crate::iceberg::Publisher;
 use crate::metrics::Metrics;
 use crate::nodes::{Nodes, ReadAnswer};
 use crate::settings::{Settings, Step};
@@ -37,6 +38,7 @@ pub struct Compactor {
     metrics: Metrics,
     nodes: Nodes,
     tables: Tables,
+    publisher: Arc<Publisher>,
     tails: BTreeMap<StreamId, Tail>,
     audits: Audits,
     foreign: ForeignFiles,
@@ -61,10 +63,13 @@ impl Compactor {
         registry: &Registry,
     ) -> Result<Self, prometheus::Error> {
         let rests = Rests { min: settings.backoff_min, max: settings.backoff_max };
+        let metrics = Metrics::register(registry)?;
+        let publisher = Arc::new(Publisher::new(platform.clone(), &settings, metrics.clone()));
         Ok(Self {
             nodes: Nodes::new(platform.clone(), settings.call_timeout, rests),
-            tables: Tables::new(warehouse, settings.tables_open_max),
-            metrics: Metrics::register(registry)?,
+            tables: Tables::new(warehouse, publisher.clone(), settings.tables_open_max),
+            metrics,
+            publisher,
             tails: BTreeMap::new(),
             audits: Audits { due: platform.instant(), last: None, last_failing: None, of_failing: false },
             foreign: ForeignFiles::new(platform.instant() + settings.foreign_files_interval),
@@ -76,10 +81,11 @@ impl Compactor {
 
     /// Works until shutdown, then stops where it is: what is unfinished is done again by whoever comes next.
     pub async fn run(mut self) {
-        let platform = self.platform.clone();
+        let (platform, publisher) = (self.platform.clone(), self.publisher.clone());
         tokio::select! {
             () = platform.shutdown_begun() => {}
             () = self.work() => {}
+            () = publisher.run() => {}
         }
     }
 

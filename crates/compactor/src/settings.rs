@@ -26,6 +26,8 @@ pub struct Settings {
     pub audit_interval: Duration,
     /// How often each table's directory is listed for files that other programs wrote; zero means never.
     pub foreign_files_interval: Duration,
+    /// How long lies at least between two Iceberg documents of one table.
+    pub iceberg_interval: Duration,
     /// The first wait after a failure; doubled with each one more, up to `backoff_max`, and shortened by chance to
     /// half of it at the least.
     pub backoff_min: Duration,
@@ -46,6 +48,7 @@ impl Default for Settings {
             tables_open_max: 256,
             audit_interval: Duration::from_secs(5),
             foreign_files_interval: Duration::from_secs(30),
+            iceberg_interval: Duration::from_secs(5),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             hook: None,

@@ -9,6 +9,7 @@ use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
 
 use crate::Error;
 use crate::error::chain;
+use crate::iceberg::Publisher;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::settings::{Settings, Step};
@@ -42,15 +43,16 @@ pub(crate) struct Tables {
     pub(crate) marks: Marks,
     pub(crate) failing: Failing,
     warehouse: Arc<Warehouse>,
+    publisher: Arc<Publisher>,
     open: HashMap<FeatureGroupId, (u64, OfflineTable)>,
     open_max: usize,
     uses: u64,
 }
 
 impl Tables {
-    pub(crate) fn new(warehouse: Arc<Warehouse>, open_max: usize) -> Self {
+    pub(crate) fn new(warehouse: Arc<Warehouse>, publisher: Arc<Publisher>, open_max: usize) -> Self {
         let (marks, failing) = (Marks::default(), Failing::default());
-        Self { marks, failing, warehouse, open: HashMap::new(), open_max, uses: 0 }
+        Self { marks, failing, warehouse, publisher, open: HashMap::new(), open_max, uses: 0 }
     }
 
     pub(crate) fn warehouse(&self) -> Arc<Warehouse> {
@@ -62,8 +64,9 @@ impl Tables {
         self.open.remove(&group).map(|(_, table)| table)
     }
 
-    /// Keeps a handle for the next flush.
+    /// Keeps a handle for the next flush, and has its version published.
     pub(crate) fn keep(&mut self, table: OfflineTable) {
+        self.publisher.queue(&table);
         self.uses += 1;
         self.open.insert(table.group().id, (self.uses, table));
         if self.open.len() > self.open_max {

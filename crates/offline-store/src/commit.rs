@@ -147,7 +147,7 @@ pub(crate) fn is_conflict(error: &DeltaTableError) -> bool {
 ///
 /// A stream that is asked for the first time is looked up in the whole log, from its checkpoint on; afterwards only
 /// the commits since are read.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Offsets {
     version: u64,
     by_stream: HashMap<StreamId, u64>,

@@ -90,6 +90,15 @@ pub enum Error {
     /// Columns could not be written as Parquet.
     #[error("encode parquet")]
     Parquet(#[from] parquet::errors::ParquetError),
+    /// Iceberg metadata cannot be made of what stands there, or is not what Granary wrote. The table itself is as it was.
+    #[error("build iceberg metadata: {reason}")]
+    Iceberg {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A file of Iceberg metadata could not be encoded or decoded.
+    #[error("encode or decode avro")]
+    Avro(#[source] apache_avro::Error),
     /// A file of the local disk could not be created or synced.
     #[error("sync local disk")]
     Io(#[from] std::io::Error),
@@ -118,6 +127,7 @@ impl Error {
             Self::NewerSchema { .. } | Self::ObjectStore(_) | Self::Table(_) | Self::Busy { .. } | Self::Io(_) => {
                 ErrorKind::Unavailable
             }
+            Self::Iceberg { .. } | Self::Avro(_) => ErrorKind::Internal,
             Self::TableMismatch { .. } | Self::Arrow(_) | Self::Parquet(_) | Self::TaskDied => ErrorKind::Internal,
         }
     }

@@ -25,8 +25,18 @@ pub fn file_name(latest: EventTime, fresh: u128) -> String {
     format!("{}_{}.parquet", latest.to_utc().format("%Y%m%dT%H%M%SZ"), alphanumeric(fresh))
 }
 
+/// The directory of the file that is called `name` and has these `fresh` bits, in a group whose rows are divided into
+/// `directory`: in an Iceberg table below 8 random letters and digits, so that a bucket spreads its load.
+pub(crate) fn file_path(group: &FeatureGroup, directory: &str, name: &str, fresh: u128) -> String {
+    match group.is_iceberg() {
+        // The name uses the lower bits.
+        true => format!("{}/{directory}/{name}", &alphanumeric(fresh >> 80)[..8]),
+        false => format!("{directory}/{name}"),
+    }
+}
+
 /// 16 letters and digits out of 128 bits: 95 bits of them are kept.
-fn alphanumeric(mut bits: u128) -> String {
+pub(crate) fn alphanumeric(mut bits: u128) -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut text = String::with_capacity(16);
     for _ in 0..16 {

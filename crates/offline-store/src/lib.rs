@@ -4,7 +4,8 @@
 //! compactor writes rows into Parquet files ([`OfflineTable::write_files`]) and commits the files of a flush together
 //! with the change-log offsets they reach ([`OfflineTable::append`]); the query service reads
 //! ([`OfflineTable::delta`]). Files that other programs wrote below a table become part of it by
-//! [`OfflineTable::take_in_foreign_files`]. Columns, directories and commit are described in `docs/formats/offline-table.md`.
+//! [`OfflineTable::take_in_foreign_files`]. A group that asks for it has its table shown as an Iceberg table too
+//! ([`OfflineTable::publish_iceberg`]). Columns, directories and commit are described in `docs/formats/offline-table.md`.
 //!
 //! Not here: when to flush, what to acknowledge (`granary-compactor`), SQL (`granary-query`), rewriting small files,
 //! vacuum. A file that was written but not committed, because its writer died, belongs to no table version: no
@@ -20,6 +21,7 @@ mod commit;
 mod durable;
 mod error;
 mod foreign;
+mod iceberg;
 mod layout;
 mod parquet_file;
 mod schema;

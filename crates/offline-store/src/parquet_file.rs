@@ -17,6 +17,8 @@ use parquet::file::properties::WriterProperties;
 use serde_json::json;
 
 use crate::batch::{record_batch, sorted};
+use crate::iceberg::{day_directory, numbered_schema};
+use crate::layout::file_path;
 use crate::schema::{EVENT_NANOS, EVENT_TIME, WRITE_STAMP, arrow_schema};
 use crate::{Error, OfflineRow, Settings, directory, file_name};
 
@@ -96,10 +98,12 @@ pub(crate) async fn write(
         .map(|(directory, rows)| async move {
             let (earliest, latest) = event_times(&rows);
             let count = rows.len();
+            let fresh = platform.fresh_id();
+            let path = file_path(group, &directory, &file_name(latest, fresh), fresh);
             let group = group.clone();
             let bytes = blocking(move || encode(&group, &rows, level)).await?;
             let file = WrittenFile {
-                path: format!("{directory}/{}", file_name(latest, platform.fresh_id())),
+                path,
                 size: bytes.len() as u64,
                 rows: count,
                 earliest,
@@ -114,7 +118,10 @@ pub(crate) async fn write(
         .await
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Error> {
+/// Work that keeps a thread busy, off the threads that serve.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Error::TaskDied)?
 }
 
@@ -124,10 +131,9 @@ fn divide(
     rows: Vec<OfflineRow>,
     rows_max: usize,
 ) -> Result<Vec<(String, Vec<OfflineRow>)>, Error> {
-    let granularity = group.offline.as_ref().map(|offline| offline.granularity).unwrap_or_default();
     let mut by_directory: BTreeMap<String, Vec<OfflineRow>> = BTreeMap::new();
     for row in rows {
-        by_directory.entry(directory(granularity, row.event_time)).or_default().push(row);
+        by_directory.entry(directory_of(group, row.event_time)).or_default().push(row);
     }
     let mut files = Vec::with_capacity(by_directory.len());
     for (directory, rows) in by_directory {
@@ -139,6 +145,14 @@ fn divide(
     Ok(files)
 }
 
+/// The directory of the rows of an event time, whose files say so (contract 4.1).
+fn directory_of(group: &FeatureGroup, event_time: EventTime) -> String {
+    if group.is_iceberg() {
+        return day_directory(group, &event_time.to_utc().format("%Y-%m-%d").to_string());
+    }
+    directory(group.offline.as_ref().map(|offline| offline.granularity).unwrap_or_default(), event_time)
+}
+
 fn event_times(rows: &[OfflineRow]) -> (EventTime, EventTime) {
     let times = || rows.iter().map(|row| row.event_time);
     let earliest = times().min().expect("a file has rows");
@@ -147,7 +161,7 @@ fn event_times(rows: &[OfflineRow]) -> (EventTime, EventTime) {
 
 /// A Parquet file of rows that are sorted already.
 fn encode(group: &FeatureGroup, rows: &[OfflineRow], compression_level: i32) -> Result<Vec<u8>, Error> {
-    let schema = arrow_schema(group);
+    let schema = if group.is_iceberg() { numbered_schema(group) } else { arrow_schema(group) };
     let sorting = [group.record_identifier_feature().name.as_str(), EVENT_TIME, EVENT_NANOS, WRITE_STAMP]
         .map(|name| schema.index_of(name).map(ascending));
     let properties = WriterProperties::builder()

@@ -19,6 +19,9 @@ pub struct Settings {
     /// After this many table versions the log gets a checkpoint, so that a reader has at most this many small commit
     /// files to read.
     pub checkpoint_interval: u64,
+    /// So many snapshots of an Iceberg table can be read, and so many of its metadata documents are kept; older ones are
+    /// deleted. At one document in five seconds, which is the most that the compactor makes, 500 last 40 minutes.
+    pub iceberg_snapshots_max: usize,
 }
 
 impl Default for Settings {
@@ -29,6 +32,7 @@ impl Default for Settings {
             compression_level: 3,
             commit_attempts_max: 16,
             checkpoint_interval: 50,
+            iceberg_snapshots_max: 500,
         }
     }
 }

@@ -24,10 +24,11 @@ use crate::schema::{arrow_schema, delta_columns, evolve};
 use crate::{Error, OfflineRow, Warehouse, parquet_file};
 
 /// The table property that names the feature group a table belongs to.
-const GROUP_PROPERTY: &str = "granary.featureGroupId";
+pub(crate) const GROUP_PROPERTY: &str = "granary.featureGroupId";
 
 /// One feature group's table at one version, newer after [`Self::refresh`]. Writers and readers hold one each and
-/// keep it: opening reads the log from its last checkpoint, refreshing only what is new.
+/// keep it: opening reads the log from its last checkpoint, refreshing only what is new. A clone shares what was read.
+#[derive(Clone)]
 pub struct OfflineTable {
     pub(crate) group: Arc<FeatureGroup>,
     pub(crate) delta: DeltaTable,
@@ -38,7 +39,7 @@ pub struct OfflineTable {
 }
 
 /// A commit's file as it was when it was read. Later versions are read on top of it, so it must stay what it was.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Base {
     version: u64,
     size: u64,

@@ -176,6 +176,10 @@ impl Warehouse {
         Ok(builder.with_storage_backend(self.store.clone(), self.root.clone()).build_storage()?)
     }
 
+    pub(crate) fn store(&self) -> &ObjectStoreRef {
+        &self.store
+    }
+
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
     }

@@ -160,7 +160,7 @@ pub struct OfflineConfig {
     pub s3_uri: String,
     /// Where it is: the directory of the Delta table, by the rule of contract 4.1.
     pub resolved_uri: String,
-    /// How its directories divide event time.
+    /// How its directories divide event time. Those of Iceberg tables are of a day each, whatever this says.
     pub granularity: Granularity,
     /// As given; described, not yet used.
     pub kms_key_id: Option<String>,
@@ -331,6 +331,11 @@ impl FeatureGroup {
         &self.schema.features()[usize::from(self.record_identifier.0)]
     }
 
+    /// Whether its offline table is kept as an Iceberg table too (`TableFormat` Iceberg).
+    pub fn is_iceberg(&self) -> bool {
+        self.offline.as_ref().is_some_and(|offline| offline.table_format.as_deref() == Some("Iceberg"))
+    }
+
     /// The feature that holds the event time.
     pub fn event_time_feature(&self) -> &Feature {
         &self.schema.features()[usize::from(self.event_time.0)]
@@ -354,6 +359,12 @@ impl FeatureGroup {
         if event_time.kind == FeatureType::Integral || event_time.collection.is_some() {
             return Err(Error::invalid(format!(
                 "event time feature {:?} must be of type String or Fractional",
+                event_time.name
+            )));
+        }
+        if self.is_iceberg() && event_time.kind != FeatureType::String {
+            return Err(Error::invalid(format!(
+                "TableFormat Iceberg requires an event time of type String, which it is partitioned by: feature {:?}",
                 event_time.name
             )));
         }

@@ -104,15 +104,8 @@ impl Request {
         if online.is_none() && self.offline_store_config.is_none() {
             return Err("at least one of OnlineStoreConfig and OfflineStoreConfig must be enabled".into());
         }
-        if let Some(offline) = &self.offline_store_config {
-            if offline.table_format.as_deref() == Some("Iceberg") {
-                return Err(
-                    "TableFormat Iceberg is not supported yet: Granary keeps Delta tables of Parquet files".into()
-                );
-            }
-            if self.role_arn.is_none() {
-                return Err("RoleArn is required with an OfflineStoreConfig".into());
-            }
+        if self.offline_store_config.is_some() && self.role_arn.is_none() {
+            return Err("RoleArn is required with an OfflineStoreConfig".into());
         }
         let definitions = self.feature_definitions.as_deref().unwrap_or_default();
         definitions::check_collections(definitions, storage, false)?;
@@ -320,7 +313,6 @@ mod tests {
     fn rules_beyond_the_model_are_checked() {
         let vector = json!({"FeatureName": "v", "FeatureType": "Fractional", "CollectionType": "List"});
         let cases = [
-            ("/OfflineStoreConfig/TableFormat", json!("Iceberg"), "Iceberg"),
             ("/RoleArn", Value::Null, "RoleArn"),
             ("/FeatureDefinitions/1", vector, "collection"),
             ("/OnlineStoreConfig/StorageType", json!("InMemory"), "InMemory"),

@@ -40,7 +40,7 @@ use crate::faulty::{Faults, FaultyStore, take};
 pub(crate) const NODES: u64 = 3;
 const CLUSTER: ClusterId = ClusterId(0x77);
 /// Long enough for the slowest machine; a test that is right never waits for it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn stream(shard: u32) -> StreamId {
     StreamId { cluster: CLUSTER, shard: ShardId(shard), incarnation: 1 }
@@ -249,6 +249,7 @@ impl Cluster {
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),
             audit_interval: Duration::from_millis(20),
+            iceberg_interval: Duration::from_millis(20),
             hook,
             ..Settings::default()
         })

@@ -19,6 +19,8 @@ use object_store::{
 pub(crate) struct Faults {
     /// So many puts below a path that contains `sellers` are refused.
     pub(crate) refused_sellers: AtomicUsize,
+    /// So many puts of Iceberg metadata are refused.
+    pub(crate) refused_metadata: AtomicUsize,
     /// So many commits are made and answered with an error.
     pub(crate) unanswered_commits: AtomicUsize,
 }
@@ -48,6 +50,9 @@ fn broken() -> Error {
 impl ObjectStore for FaultyStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         if location.as_ref().contains("sellers") && take(&self.faults.refused_sellers) {
+            return Err(broken());
+        }
+        if location.as_ref().contains("/metadata/") && take(&self.faults.refused_metadata) {
             return Err(broken());
         }
         let result = self.inner.put_opts(location, payload, opts).await;

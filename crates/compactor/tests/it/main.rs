@@ -5,5 +5,6 @@ mod crashes;
 mod deaths;
 mod events;
 mod faulty;
+mod iceberg;
 mod lost;
 mod twins;

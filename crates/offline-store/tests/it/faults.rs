@@ -21,6 +21,10 @@ pub(crate) struct Faults {
     pub(crate) lose_answer: AtomicUsize,
     /// This many are not made, and answered with an error.
     pub(crate) lose_request: AtomicUsize,
+    /// So many puts of Iceberg metadata on, one is made and answered with an error.
+    pub(crate) lose_metadata_answer: AtomicUsize,
+    /// So many on, one is not made and answered with an error.
+    pub(crate) lose_metadata_request: AtomicUsize,
     /// Everything is taken and overwritten: a store without conditional puts.
     pub(crate) ignore_conditions: std::sync::atomic::AtomicBool,
 }
@@ -29,6 +33,11 @@ impl Faults {
     fn take(counter: &AtomicUsize) -> bool {
         counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     }
+}
+
+/// Whether it is the turn of this one.
+fn struck(counter: &AtomicUsize) -> bool {
+    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)) == Ok(1)
 }
 
 #[derive(Debug)]
@@ -54,10 +63,17 @@ impl ObjectStore for FaultyStore {
             opts.mode = object_store::PutMode::Overwrite;
         }
         let commit = location.as_ref().contains("_delta_log/") && location.as_ref().ends_with(".json");
+        let metadata = location.as_ref().contains("/metadata/");
+        if metadata && struck(&self.faults.lose_metadata_request) {
+            return Err(broken());
+        }
         if commit && Faults::take(&self.faults.lose_request) {
             return Err(broken());
         }
         let result = self.inner.put_opts(location, payload, opts).await;
+        if metadata && struck(&self.faults.lose_metadata_answer) {
+            return Err(broken());
+        }
         if commit && Faults::take(&self.faults.lose_answer) {
             return Err(broken());
         }

@@ -3,6 +3,7 @@
 mod commits;
 mod faults;
 mod foreign;
+mod iceberg;
 mod support;
 mod tables;
 mod values;
