@@ -218,9 +218,7 @@ impl<'a> Register<'a> {
             let zone = |write: &usize| {
                 let index = *write;
                 let write = self.writes[index];
-                if write.call.change.value().is_none() {
-                    return None;
-                }
+                write.call.change.value()?;
                 let seen = last_reads.get(&index);
                 let acked = write.acked.map_or(Bound::NEVER, |(at, _)| Bound { at, by: Some(Op::Write(index)) });
                 let was_online = became_online(write);
