@@ -359,7 +359,9 @@ mod tests {
         }
     }
 
-    fn merged(parts: Vec<ShardListed>) -> (Vec<(u16, String)>, Option<(u16, String)>) {
+    type Told = (u16, String);
+
+    fn merged(parts: Vec<ShardListed>) -> (Vec<Told>, Option<Told>) {
         let told = |place: &ListPlace| (place.slot.0, String::from_utf8_lossy(&place.record).into_owned());
         let merged = merge(FeatureGroupId(1), parts).expect("places");
         (merged.found.iter().map(|(place, _)| told(place)).collect(), merged.end.as_ref().map(told))
