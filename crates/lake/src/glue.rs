@@ -17,7 +17,7 @@ use granary_api::aws::Call;
 use granary_platform::Platform;
 use granary_query::QueryService;
 use granary_query::trino::{UserTable, UserTables};
-use granary_types::{Error, ErrorKind};
+use granary_types::{Error, ErrorKind, FeatureGroup};
 use http::Response;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -150,9 +150,18 @@ impl Glue {
     /// A table: a feature group's, or one that was made.
     pub(crate) async fn table(&self, database: &str, name: &str) -> Result<Option<Table>, Fault> {
         if let Some(group) = groups::find(&self.query.catalog(), database, name) {
-            return Ok(Some(groups::table(&group)));
+            return Ok(Some(self.of_group(&group).await?));
         }
         self.kept_table(database, name).await
+    }
+
+    /// A group's table; of one that is kept as Iceberg too, with the place of its newest metadata, by which Iceberg's clients
+    /// find all else.
+    async fn of_group(&self, group: &FeatureGroup) -> Result<Table, Fault> {
+        let warehouse = self.places.warehouse();
+        let location = warehouse.iceberg_metadata_location(group).await;
+        let location = location.map_err(|error| Fault::internal("InternalServiceException", &error))?;
+        Ok(groups::table(group, location))
     }
 
     pub(crate) async fn kept_table(&self, database: &str, name: &str) -> Result<Option<Table>, Fault> {

@@ -19,7 +19,7 @@ use deltalake_core::logstore::ObjectStoreRef;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt;
 use granary_types::FeatureGroup;
-use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectMeta};
 use parquet::arrow::parquet_to_arrow_schema;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};

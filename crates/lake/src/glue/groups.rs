@@ -24,8 +24,18 @@ pub(super) fn find(catalog: &CatalogView, database: &str, table: &str) -> Option
     catalog.groups().find(is).cloned()
 }
 
-/// A group's table, as Glue has SageMaker's.
-pub(super) fn table(group: &FeatureGroup) -> Table {
+/// A group's table, as Glue has SageMaker's. With Iceberg metadata its location is the parent of the data (contract 4.1).
+pub(super) fn table(group: &FeatureGroup, metadata_location: Option<String>) -> Table {
+    let resolved = group.offline.as_ref().map(|offline| offline.resolved_uri.as_str());
+    let mut parameters = json!({ "EXTERNAL": "TRUE", "classification": "parquet", "granary.feature_group": group.name });
+    let location = match metadata_location {
+        Some(metadata) => {
+            parameters["table_type"] = "ICEBERG".into();
+            parameters["metadata_location"] = metadata.into();
+            resolved.map(|uri| uri.trim_end_matches('/').trim_end_matches("/data"))
+        }
+        None => resolved,
+    };
     let features = group.schema.features().iter().map(|feature| (feature.name.to_lowercase(), hive(feature)));
     let added = [("write_time", "timestamp"), ("api_invocation_time", "timestamp"), ("is_deleted", "boolean")];
     let columns = features.chain(added.map(|(name, kind)| (name.to_owned(), kind)));
@@ -37,7 +47,7 @@ pub(super) fn table(group: &FeatureGroup) -> Table {
         "Retention": 0,
         "StorageDescriptor": {
             "Columns": columns,
-            "Location": group.offline.as_ref().map(|offline| offline.resolved_uri.as_str()),
+            "Location": location,
             "InputFormat": PARQUET_INPUT,
             "OutputFormat": PARQUET_OUTPUT,
             "Compressed": false,
@@ -47,7 +57,7 @@ pub(super) fn table(group: &FeatureGroup) -> Table {
         },
         "PartitionKeys": [],
         "TableType": "EXTERNAL_TABLE",
-        "Parameters": { "EXTERNAL": "TRUE", "classification": "parquet", "granary.feature_group": group.name },
+        "Parameters": parameters,
     });
     let input = match input {
         Value::Object(members) => members,

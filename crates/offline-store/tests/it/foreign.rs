@@ -10,7 +10,7 @@ use bytes::Bytes;
 use deltalake_core::datafusion::prelude::{col, lit};
 use granary_offline_store::{OfflineTable, TakenIn, Verdicts};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::ObjectStoreExt;
 use parquet::arrow::ArrowWriter;
 
 use crate::support::{append, group, memory_warehouse, query, simple, stream};
