@@ -11,8 +11,9 @@ use bytes::Bytes;
 use granary_proto::internal::shard_client::ShardClient;
 use granary_proto::internal::shard_server::{Shard, ShardServer};
 use granary_proto::internal::{
-    ReadIndexRequest, ReadIndexResponse, RowResult, ShardReadRequest, ShardReadResponse, ShardRows, ShardWriteRequest,
-    ShardWriteResponse, ShardWritten, Write, shard_read_response, shard_write_response,
+    ReadIndexRequest, ReadIndexResponse, RowResult, ShardListRequest, ShardListResponse, ShardReadRequest,
+    ShardReadResponse, ShardRows, ShardWriteRequest, ShardWriteResponse, ShardWritten, Write, shard_read_response,
+    shard_write_response,
 };
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};

@@ -4,8 +4,8 @@ The tests are AWS's and not part of this repository: a checkout of https://githu
 on the command line, of branch master-v2 for the SDK before version 3, of master for version 3. Each SDK wants a virtual
 environment of its own:
 
-    pip install "sagemaker<3" "pandas<3" pytest boto3           # then: sdk_suites.py v2 CHECKOUT
-    pip install sagemaker-mlops pytest boto3                    # then: sdk_suites.py v3 CHECKOUT
+    pip install "sagemaker<3" "pandas<3" pytest boto3 awslogs stopit   # then: sdk_suites.py v2 CHECKOUT
+    pip install sagemaker-mlops "pandas<3" pytest boto3                # then: sdk_suites.py v3 CHECKOUT
 
 Only the tests' files are taken from there; what follows on the command line goes to pytest. Three things are changed
 from outside, all in `sdk_plugin.py`: pauses of 30 s and more that wait for AWS are shortened, the STS endpoint that the SDKs
@@ -23,7 +23,8 @@ import conftest
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES = {
-    "v2": ["tests/__init__.py", "tests/integ/__init__.py", "tests/integ/timeout.py", "tests/integ/test_feature_store.py"],
+    "v2": ["tests/__init__.py", "tests/integ/__init__.py", "tests/integ/timeout.py", "tests/integ/retry.py",
+           "tests/integ/test_feature_store.py"],
     "v3": [
         "sagemaker-mlops/tests/integ/test_feature_store.py",
         "sagemaker-mlops/tests/integ/test_feature_store_batch_write_record.py",

@@ -53,7 +53,11 @@ def committed_rows(server):
     rows = []
     for log in tables:
         if GROUP in str(log):
-            table = deltalake.DeltaTable(str(log.parent)).to_pyarrow_table(columns=["user_id", "trips", "is_deleted"])
+            try:
+                table = deltalake.DeltaTable(str(log.parent))
+            except deltalake.exceptions.TableNotFoundError:
+                continue  # its directory is there, its first commit not yet
+            table = table.to_pyarrow_table(columns=["user_id", "trips", "is_deleted"])
             rows += [(row["user_id"], str(row["trips"])) for row in table.to_pylist()]
     return rows
 

@@ -261,7 +261,7 @@ def test_what_is_not_served_is_said(s3, bucket):
 
 def test_who_the_caller_is(server):
     identity = server.client("sts").get_caller_identity()
-    assert identity["Account"] == "000000000000" and identity["Arn"].endswith(":root")
+    assert identity["Account"] == "000000000000" and identity["Arn"].endswith(":assumed-role/granary/caller")
     assert server.client("iam").get_role(RoleName="me")["Role"]["Arn"] == "arn:aws:iam::000000000000:role/me"
     with pytest.raises(ClientError) as refused:
         server.client("sts").get_session_token()

@@ -19,14 +19,17 @@ fn parameter(call: &Call, name: &str) -> Option<String> {
     pairs.find(|(key, _)| key == name).map(|(_, value)| value)
 }
 
-/// STS: who the caller is. Granary has no users, so everybody is the account's root.
+/// The role that everybody is in. SDKs look for one (`get_execution_role`) and hand it to CreateFeatureGroup.
+const ROLE: &str = "granary";
+
+/// STS: who the caller is. Granary has no users: everybody is in one role of the account.
 pub(crate) fn sts(call: &Call, settings: &Settings) -> Response<Body> {
     match parameter(call, "Action").as_deref() {
         Some("GetCallerIdentity") => {
             let account = &settings.account_id;
             let xml = Xml::new().root("GetCallerIdentityResponse", STS, |xml| {
                 xml.element("GetCallerIdentityResult", |xml| {
-                    xml.text("Arn", format_args!("arn:aws:iam::{account}:root"));
+                    xml.text("Arn", format_args!("arn:aws:sts::{account}:assumed-role/{ROLE}/caller"));
                     xml.text("UserId", account);
                     xml.text("Account", account);
                 });

@@ -6,8 +6,8 @@ use granary_proto::convert::{feature_group_to_wire, kind_code, ttl_from_wire, u1
 use granary_proto::v1;
 use granary_proto::v1::value::Kind;
 use granary_router::{
-    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, Found, Hit, ListAnswer, ListCommand, ListPlace,
-    OnlineRecord, PutCommand, Session, UpdateCommand, Written,
+    BatchAnswer, BatchGetCommand, BatchKeys, Consistency, DeleteCommand, Found, Hit, ListAnswer, ListCommand,
+    ListPlace, OnlineRecord, PutCommand, Session, UpdateCommand, Written,
 };
 use granary_types::record::RawValue;
 use granary_types::{Error, ErrorKind, Targets, WriteId};

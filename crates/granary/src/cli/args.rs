@@ -275,7 +275,7 @@ pub(crate) struct UpdateArgs {
     pub(crate) features: Vec<FeatureArg>,
     /// How long records that are put from now on live after their event time
     #[arg(long, value_name = "TIME")]
-    pub(crate) ttl: Option<TtlArg>,
+    pub(crate) ttl: Option<super::ttl::TtlArg>,
     /// Let records that are put from now on live for ever
     #[arg(long)]
     pub(crate) no_ttl: bool,

@@ -275,7 +275,7 @@ mod tests {
             Err(Status::unimplemented(""))
         }
 
-        type ScanRecordsStream = futures::stream::Empty<Result<ScanRecordsResponse, Status>>;
+        type ScanRecordsStream = stream::Empty<Result<ScanRecordsResponse, Status>>;
 
         async fn scan_records(
             &self,

@@ -27,7 +27,8 @@ pub(super) fn find(catalog: &CatalogView, database: &str, table: &str) -> Option
 /// A group's table, as Glue has SageMaker's. With Iceberg metadata its location is the parent of the data (contract 4.1).
 pub(super) fn table(group: &FeatureGroup, metadata_location: Option<String>) -> Table {
     let resolved = group.offline.as_ref().map(|offline| offline.resolved_uri.as_str());
-    let mut parameters = json!({ "EXTERNAL": "TRUE", "classification": "parquet", "granary.feature_group": group.name });
+    let mut parameters =
+        json!({ "EXTERNAL": "TRUE", "classification": "parquet", "granary.feature_group": group.name });
     let location = match metadata_location {
         Some(metadata) => {
             parameters["table_type"] = "ICEBERG".into();

@@ -9,8 +9,8 @@ use arrow::datatypes::Int64Type;
 use bytes::Bytes;
 use deltalake_core::datafusion::prelude::{col, lit};
 use granary_offline_store::{OfflineTable, TakenIn, Verdicts};
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use parquet::arrow::ArrowWriter;
 
 use crate::support::{append, group, memory_warehouse, query, simple, stream};
