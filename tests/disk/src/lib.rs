@@ -19,6 +19,8 @@
 //! # }
 //! ```
 //!
+//! [`Disk::unrecorded`] leaves the record out, for processes that run long: faults only.
+//!
 //! One process writes the directory at a time, and a [`Disk`] records one of its runs: its files as they stand at
 //! [`Disk::new`] count as durable. Paths are matched by name: the directory is made canonical, and below it must be no
 //! symbolic links. A recorded process starts no others. System calls that go round the C library are trapped, all but
@@ -46,6 +48,7 @@ const SOURCE: &str = include_str!("shim.c");
 const ROOT: &str = "GRANARY_DISK_ROOT";
 const JOURNAL: &str = "GRANARY_DISK_JOURNAL";
 const CONTROL: &str = "GRANARY_DISK_CONTROL";
+const STRIKES: &str = "GRANARY_DISK_STRIKES";
 
 /// The compiled library. Build it once in a test and use it for many disks.
 #[derive(Debug, Clone)]
@@ -72,29 +75,42 @@ impl Shim {
     }
 }
 
-/// One recorded run of a process over a directory.
+/// One recorded run of a process over a directory, or any number of runs that are not recorded.
 #[derive(Debug)]
 pub struct Disk {
     shim: Shim,
     root: PathBuf,
-    journal: PathBuf,
     control: PathBuf,
-    before: Files,
+    strikes: PathBuf,
+    /// Where the run is recorded, and what was there before.
+    recorded: Option<(PathBuf, Files)>,
 }
 
 impl Disk {
-    /// Takes the directory `root` (made if missing) as it stands, and keeps journal and control file at `run` with
-    /// an ending each, outside of it.
+    /// Takes the directory `root` (made if missing) as it stands, and keeps journal, control file and strikes at `run`
+    /// with an ending each, outside of it.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn new(shim: &Shim, root: &Path, run: &Path) -> io::Result<Self> {
+        let mut disk = Self::unrecorded(shim, root, run)?;
+        let journal = run.with_extension("journal");
+        fs::write(&journal, b"")?;
+        disk.recorded = Some((journal, Files::read(&disk.root)?));
+        Ok(disk)
+    }
+
+    /// As [`Self::new`], for processes whose operations are faulted and not recorded: one after the other, as long as
+    /// they like.
+    ///
+    /// # Errors
+    /// When the directory cannot be made.
+    pub fn unrecorded(shim: &Shim, root: &Path, run: &Path) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let root = fs::canonicalize(root)?;
-        let before = Files::read(&root)?;
-        let (journal, control) = (run.with_extension("journal"), run.with_extension("control"));
-        fs::write(&journal, b"")?;
-        let disk = Self { shim: shim.clone(), root, journal, control, before };
+        let (control, strikes) = (run.with_extension("control"), run.with_extension("strikes"));
+        fs::write(&strikes, b"")?;
+        let disk = Self { shim: shim.clone(), root, control, strikes, recorded: None };
         disk.set_faults(&[])?;
         Ok(disk)
     }
@@ -104,11 +120,21 @@ impl Disk {
         &self.root
     }
 
-    /// The environment under which a process is recorded.
+    /// The environment under which a process has this disk.
     pub fn envs(&self) -> Vec<(OsString, OsString)> {
-        let pairs =
-            [("LD_PRELOAD", &self.shim.0), (ROOT, &self.root), (JOURNAL, &self.journal), (CONTROL, &self.control)];
+        let mut pairs =
+            vec![("LD_PRELOAD", &self.shim.0), (ROOT, &self.root), (CONTROL, &self.control), (STRIKES, &self.strikes)];
+        pairs.extend(self.recorded.iter().map(|(journal, _)| (JOURNAL, journal)));
         pairs.into_iter().map(|(name, path)| (name.into(), path.into())).collect()
+    }
+
+    /// How often faults have struck since [`Self::new`]: one line each, with what was done to which operation on which
+    /// path. Operations that wait are told when they begin to.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn strikes(&self) -> io::Result<Vec<String>> {
+        Ok(fs::read_to_string(&self.strikes)?.lines().map(str::to_owned).collect())
     }
 
     /// Replaces the faults, also under a process that runs: they hold from its next operation on, counted from there.
@@ -124,9 +150,11 @@ impl Disk {
     /// What was recorded so far.
     ///
     /// # Errors
-    /// When the journal cannot be read or is not one.
+    /// When nothing is recorded, or the journal cannot be read or is not one.
     pub fn journal(&self) -> io::Result<Journal> {
-        Journal::read(self.before.clone(), &self.journal)
+        let recorded = self.recorded.as_ref();
+        let (journal, before) = recorded.ok_or_else(|| io::Error::other("this disk is not recorded"))?;
+        Journal::read(before.clone(), journal)
     }
 }
 

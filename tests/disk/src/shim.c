@@ -57,7 +57,8 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 static char root[PATH_MAX];
 static size_t root_len;
 static const char *control;
-static int journal = -1;
+/* Without a journal nothing is recorded: faults strike all the same. */
+static int active, journal = -1, strikes = -1;
 static uint64_t recorded, opened;
 
 static int (*real_openat)(int, const char *, int, ...);
@@ -97,19 +98,29 @@ static void die(const char *why) {
 
 static void trap_raw_calls(void);
 
+/* Opens a file of this library's own, or returns -1 for none. */
+static int append_to(const char *path) {
+    if (!path) return -1;
+    int fd = real_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) die("open a file of its own");
+    /* High, out of the way of a program that counts its descriptors. */
+    int high = real_fcntl(fd, F_DUPFD_CLOEXEC, 900);
+    if (high < 0) return fd;
+    real_close(fd);
+    return high;
+}
+
 static void start(void) {
     FIND(openat); FIND(close); FIND(write); FIND(writev); FIND(pwrite); FIND(pwritev); FIND(ftruncate);
     FIND(fsync); FIND(fdatasync); FIND(sync_file_range); FIND(renameat2); FIND(unlinkat); FIND(mkdirat);
     FIND(linkat); FIND(symlinkat); FIND(dup); FIND(dup2); FIND(dup3); FIND(fcntl); FIND(mmap); FIND(fallocate);
     FIND(copy_file_range); FIND(sendfile);
-    const char *dir = getenv("GRANARY_DISK_ROOT"), *path = getenv("GRANARY_DISK_JOURNAL");
-    if (!dir || !path) return;
+    const char *dir = getenv("GRANARY_DISK_ROOT");
+    if (!dir) return;
     control = getenv("GRANARY_DISK_CONTROL");
-    int fd = real_openat(AT_FDCWD, path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    if (fd < 0) die("open journal");
-    /* High, out of the way of a program that counts its descriptors. */
-    journal = real_fcntl(fd, F_DUPFD_CLOEXEC, 900);
-    if (journal < 0) journal = fd; else real_close(fd);
+    journal = append_to(getenv("GRANARY_DISK_JOURNAL"));
+    strikes = append_to(getenv("GRANARY_DISK_STRIKES"));
+    active = 1;
     snprintf(root, sizeof root, "%s", dir);
     root_len = strlen(root);
     trap_raw_calls();
@@ -122,7 +133,7 @@ __attribute__((constructor)) static void begin(void) { pthread_once(&once, start
 
 /* The absolute path without "." and "..", and whether it is the root or below it. Symbolic links are not followed. */
 static int resolve(int dirfd, const char *path, char *out) {
-    if (journal < 0 || !path) return 0;
+    if (!active || !path) return 0;
     char full[2 * PATH_MAX];
     if (path[0] == '/') {
         snprintf(full, sizeof full, "%s", path);
@@ -173,6 +184,7 @@ static void hold(int fd, struct handle *handle) {
 /* ---- the journal; under the lock `disk` ---- */
 
 static void record(struct record entry, const char *path, const char *to, const void *data) {
+    if (journal < 0) return;
     entry.magic = 0x6b736964;
     entry.path_len = path ? strlen(path) : 0;
     entry.to_len = to ? strlen(to) : 0;
@@ -226,10 +238,21 @@ static int concerns(struct rule *rule, const char *op, const char *path) {
     return !strcmp(rule->op, op) && strstr(path, rule->part);
 }
 
+/* Tells that a rule has struck: once for each operation, or once for all that wait. Under the lock `faults`. */
+static void tell(struct rule *rule, const char *path) {
+    if (strikes < 0) return;
+    char line[PATH_MAX + 64];
+    int len = snprintf(line, sizeof line, "%s %s %s\n", rule->what, rule->op, path);
+    if (len >= (int)sizeof line) len = sizeof line - 1;
+    int saved = errno;
+    if (real_write(strikes, line, len) != len) die("write strikes");
+    errno = saved;
+}
+
 /* Waits, kills or returns the error that the operation is to fail with, or 0. */
 static int gate(const char *op, const char *full) {
     const char *path = below(full);
-    for (;;) {
+    for (int hung = 0;;) {
         uint64_t wait_us = 0;
         int hang = 0, error = 0;
         pthread_mutex_lock(&faults);
@@ -237,11 +260,16 @@ static int gate(const char *op, const char *full) {
         for (int i = 0; i < rule_count; i++) {
             struct rule *rule = &rules[i];
             if (!concerns(rule, op, path)) continue;
-            if (!strcmp(rule->what, "hang")) { hang = 1; break; }
-            if (!strcmp(rule->what, "delay")) { wait_us += rule->n; continue; }
+            if (!strcmp(rule->what, "hang")) {
+                if (!hung) tell(rule, path);
+                hang = hung = 1;
+                break;
+            }
+            if (!strcmp(rule->what, "delay")) { wait_us += rule->n; tell(rule, path); continue; }
             if (!strcmp(rule->what, "space")) continue;
             uint64_t seen = ++rule->seen;
             if (seen < rule->n || (rule->times && seen >= rule->n + rule->times)) continue;
+            tell(rule, path);
             if (!strcmp(rule->what, "kill")) raise(SIGKILL);
             error = (int)rule->error;
         }
@@ -258,7 +286,7 @@ static size_t room(const char *full, size_t len) {
     for (int i = 0; i < rule_count; i++) {
         if (strcmp(rules[i].what, "space") || !concerns(&rules[i], "write", below(full))) continue;
         uint64_t left = rules[i].n > space_used ? rules[i].n - space_used : 0;
-        if (len > left) len = left;
+        if (len > left) { len = left; tell(&rules[i], below(full)); }
         space_used += len;
     }
     pthread_mutex_unlock(&faults);

@@ -39,6 +39,7 @@ fn process() {
 struct World {
     _temp: tempfile::TempDir,
     root: PathBuf,
+    shim: Shim,
     disk: Disk,
 }
 
@@ -51,7 +52,7 @@ impl World {
         fs::create_dir_all(root.join("old/deep")).expect("makes");
         fs::write(root.join("old/deep/file"), b"from before").expect("writes");
         let disk = Disk::new(&shim, &root, &base.join("run")).expect("is taken");
-        Self { _temp: temp, root, disk }
+        Self { _temp: temp, root, shim, disk }
     }
 
     fn start(&self, deed: &str) -> Started {
@@ -252,6 +253,21 @@ fn sync(dir: &Path) {
         };
         note(&said).expect("notes");
     }
+}
+
+#[test]
+fn what_struck_is_told_and_nothing_is_recorded_unless_asked_for() {
+    let world = World::new();
+    let disk = Disk::unrecorded(&world.shim, &world.root, &world.root.with_extension("plain")).expect("is taken");
+    disk.set_faults(&[Fault::fail(Op::Sync, errno::EIO, "/log").nth(2), Fault::space(PAGE_BYTES + 7, "/log")])
+        .expect("sets");
+    let world = World { disk, ..world };
+    assert!(!world.run("sync").success(), "its second page does not fit");
+    assert_eq!(world.disk.strikes().expect("reads"), ["space write /log"; 2], "cut short, then refused");
+    assert!(world.disk.journal().is_err());
+    world.disk.set_faults(&[Fault::delay(Op::Sync, 1, "/log")]).expect("sets");
+    assert!(world.run("sync").success(), "one process after the other");
+    assert_eq!(world.disk.strikes().expect("reads")[2..], ["delay sync /log"; 3]);
 }
 
 fn said(journal: &Journal) -> Vec<&str> {
