@@ -140,7 +140,13 @@ impl Standings {
         if starts.last_key_value().is_some_and(|(latest, _)| said.count < *latest) {
             return Err(Contradiction::Superseded);
         }
-        remember(starts, said)
+        // Positions never go back. An older copy is not remembered as the replica's newest start: the original, which
+        // has everything, may come back after it.
+        let earlier = starts.range(..said.count).map(|(_, known)| known.end).max();
+        match earlier.and_then(|end| end.checked_sub(said.end)) {
+            Some(missing) if missing > 0 => Err(Contradiction::Older { missing }),
+            _ => remember(starts, said),
+        }
     }
 
     /// Takes over what a leader remembers of the other followers.

@@ -87,10 +87,10 @@ impl Cluster {
         self.nodes[n].group.take().unwrap().shutdown().await;
     }
 
-    /// Puts a copy in the place of the stopped replica's directory.
-    pub(crate) fn put_back(&mut self, n: usize, copy: TempDir) {
+    /// Puts a copy in the place of the stopped replica's directory, and returns what was there.
+    pub(crate) fn put_back(&mut self, n: usize, copy: TempDir) -> TempDir {
         assert!(self.nodes[n].group.is_none(), "the replica runs");
-        self.nodes[n].dir = copy;
+        std::mem::replace(&mut self.nodes[n].dir, copy)
     }
 
     /// Waits until one of the running replicas leads, and returns its node.

@@ -82,6 +82,38 @@ async fn an_older_copy_of_a_stopped_replica_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_original_takes_part_again_after_an_older_copy_was_refused() {
+    let (mut cluster, leader, copied) = cluster().await;
+    let copy = copy_dir(&cluster.spec(copied).dir);
+    propose(&cluster, leader, 30).await;
+    cluster.stop_replica(copied).await;
+    let original = cluster.put_back(copied, copy);
+    cluster.start_replica(copied).await;
+    let why = refusal(cluster.nodes[copied].group()).await;
+    assert!(why.contains("older copy"), "{why}");
+    cluster.stop_replica(copied).await;
+    drop(cluster.put_back(copied, original));
+    cluster.start_replica(copied).await;
+    propose(&cluster, leader, 3).await;
+    assert_eq!(cluster.nodes[copied].group().status().refusal, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_twin_on_an_older_copy_does_not_harm_the_original() {
+    let (cluster, leader, copied) = cluster().await;
+    let copy = copy_dir(&cluster.spec(copied).dir);
+    propose(&cluster, leader, 30).await;
+    let spec = granary_consensus::GroupSpec { dir: copy.path().to_owned(), ..cluster.spec(copied) };
+    let machine = Arc::new(ListMachine::default());
+    let twin = Group::start(spec, settings(), machine, Arc::default(), Platform::system()).await.unwrap();
+    let why = refusal(&twin).await;
+    assert!(why.contains("older copy"), "{why}");
+    twin.shutdown().await;
+    propose(&cluster, leader, 3).await;
+    assert_eq!(cluster.nodes[copied].group().status().refusal, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_is_refused_by_what_a_follower_heard_from_the_leader() {
     let (mut cluster, leader, copied) = cluster().await;
     let copy = copy_dir(&cluster.spec(copied).dir);
