@@ -423,6 +423,12 @@ impl Group {
         self.inner.log.durable_end()
     }
 
+    /// The position up to which this replica's log was written and is to be synced: beyond [`Self::log_end`] while the
+    /// disk is at work, and for as long as it hangs.
+    pub fn log_wanted_end(&self) -> u64 {
+        self.inner.log.wanted_end()
+    }
+
     /// The furthest such position of another replica that this one has heard of.
     pub fn remembered_end(&self, replica: ReplicaId) -> Option<u64> {
         self.inner.standings.remembered(replica.0).iter().map(|standing| standing.end).max()
@@ -445,12 +451,15 @@ impl Group {
     /// does or after an election's time. Whether it worked is for [`Self::leadership`] to say.
     pub async fn transfer_leadership(&self) {
         let Some(to) = self.successor() else { return };
-        if self.inner.raft.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
         let timeout = Duration::from_millis(self.inner.settings.election_max_ms);
         let mut leadership = self.leadership();
-        let _ = tokio::time::timeout(timeout, leadership.wait_for(|now| !now.leads)).await;
+        let handed_over = async {
+            // openraft hangs with a disk that hangs under a vote.
+            if self.inner.raft.trigger().transfer_leader(to).await.is_ok() {
+                let _ = leadership.wait_for(|now| !now.leads).await;
+            }
+        };
+        let _ = tokio::time::timeout(timeout, handed_over).await;
     }
 
     fn successor(&self) -> Option<u64> {

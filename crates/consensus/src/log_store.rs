@@ -13,7 +13,7 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use codeq::OffsetSize;
 use futures::Stream;
@@ -56,6 +56,8 @@ struct Progress {
     note: Note,
     /// The position up to which the log was synced.
     durable: watch::Sender<u64>,
+    /// The position up to which a sync was asked for.
+    wanted: AtomicU64,
     failed: AtomicBool,
 }
 
@@ -141,7 +143,8 @@ impl LogStore {
     pub fn open(dir: &Path, settings: &Settings) -> Result<Self, Error> {
         let (log, note) = log_files::open(dir, settings)?;
         let durable = watch::channel(log_files::end(&log)).0;
-        let progress = Arc::new(Progress { note, durable, failed: AtomicBool::new(false) });
+        let (wanted, failed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let progress = Arc::new(Progress { note, durable, wanted, failed });
         Ok(Self { log: Arc::new(Mutex::new(Some(log))), progress, read_bytes_max: settings.append_bytes_max })
     }
 
@@ -167,6 +170,11 @@ impl LogStore {
     /// The position up to which the log is synced. Positions count bytes since the log began, and never go back.
     pub(crate) fn durable_end(&self) -> u64 {
         *self.progress.durable.borrow()
+    }
+
+    /// The position up to which syncs were asked for: beyond [`Self::durable_end`] while one is under way.
+    pub(crate) fn wanted_end(&self) -> u64 {
+        self.progress.wanted.load(Ordering::Relaxed)
     }
 
     /// Size of the log's files, in bytes; nought once closed.
@@ -211,6 +219,7 @@ impl LogStore {
     ) -> io::Result<()> {
         self.write(|log| {
             let end = write(log)?.end().0;
+            self.progress.wanted.fetch_max(end, Ordering::Relaxed);
             let flushed = Flushed(Some((waiter, Arc::clone(&self.progress), end)));
             log.flush(true, Some(flushed))
         })

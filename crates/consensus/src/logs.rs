@@ -79,6 +79,14 @@ impl Log {
         }
     }
 
+    /// The position up to which syncs were asked for: beyond [`Self::durable_end`] while one is under way.
+    pub(crate) fn wanted_end(&self) -> u64 {
+        match self {
+            Self::Files(log) => log.wanted_end(),
+            Self::Memory(log) => log.wanted_end(),
+        }
+    }
+
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         match self {
             Self::Files(log) => log.bytes_on_disk(),

@@ -131,6 +131,8 @@ struct Data {
     unsynced: Vec<Write>,
     /// Rises with each crash and each opening: a sync of an earlier process changes nothing any more.
     generation: u64,
+    /// The position up to which a sync was asked for.
+    wanted: u64,
     failed: bool,
     closed: bool,
 }
@@ -241,6 +243,10 @@ impl MemoryLog {
         self.data.lock().durable.writes
     }
 
+    pub(crate) fn wanted_end(&self) -> u64 {
+        self.data.lock().wanted
+    }
+
     /// Syncs what is pending; nothing can be written after it.
     pub(crate) fn close(&self) {
         let mut data = self.data.lock();
@@ -254,7 +260,13 @@ impl MemoryLog {
     }
 
     fn write_and_sync(&self, write: Write, waiter: Waiter) -> io::Result<()> {
-        if let Err(error) = self.data.lock().write(write) {
+        let written = {
+            let mut data = self.data.lock();
+            let written = data.write(write);
+            data.wanted = data.live.writes;
+            written
+        };
+        if let Err(error) = written {
             waiter.tell(Err(io::Error::other(error.to_string())));
             return Err(error);
         }

@@ -24,7 +24,7 @@ const LOCK: &str = "lock";
 /// Made by an operator who moved the whole directory while the node was stopped, and never started the old one again.
 const MOVED: &str = "moved";
 /// What makes a directory without an identity somebody's.
-const LEFTOVERS: [&str; 3] = ["meta", "shards", "sled"];
+const LEFTOVERS: [&str; 4] = ["meta", "shards", "sled", "fjall"];
 const FORMAT: u32 = 2;
 /// Without checksum and place; read, and written anew.
 const FORMAT_BEFORE: u32 = 1;

@@ -7,6 +7,7 @@
 //! | [`bootstrap`] | how empty seeds become a cluster, and how a node finds the one it belongs to |
 //! | [`meta`] | the meta group's replica: catalog in, catalog out to whoever watches |
 //! | [`replica`] | one shard's replica: store, Raft group, group commit, reads, leader's duties |
+//! | `standstill` | when a leader whose own disk hangs hands over |
 //! | `updates` | updates merged into their records by the leader, and again after a lost race |
 //! | [`supervisor`] | starts the replicas that the catalog puts on this node, and rebuilds a failed one |
 //! | [`services`] | the gRPC services of the peer port |
@@ -27,6 +28,7 @@ mod node;
 pub mod replica;
 pub mod services;
 mod settings;
+mod standstill;
 pub mod supervisor;
 mod updates;
 

@@ -17,6 +17,7 @@ pub struct Metrics {
     pub(crate) writes_per_entry: Histogram,
     pub(crate) rebuilds: IntCounterVec,
     pub(crate) stopped: IntCounterVec,
+    pub(crate) handed_over: IntCounterVec,
     pub(crate) snapshots_failed: IntGaugeVec,
     pub(crate) asking: IntGaugeVec,
     pub(crate) reads: IntCounterVec,
@@ -61,6 +62,11 @@ impl Metrics {
             writes_per_entry,
             rebuilds: counter("granary_node_replica_rebuilds_total", "Replicas whose state was rebuilt", "reason")?,
             stopped: counter("granary_node_replicas_stopped_total", "Replicas that stay stopped", "reason")?,
+            handed_over: counter(
+                "granary_node_leadership_handed_over_total",
+                "Times that a leader handed over because its disk stood still",
+                "reason",
+            )?,
             snapshots_failed: by_shard(
                 "granary_node_snapshots_failed",
                 "Snapshots that could not be written since the replica started: its Raft log is not purged",

@@ -70,6 +70,8 @@ pub struct Settings {
     pub queued_bytes_max: usize,
     /// How often a leader compares its replica's state with the others' (RG-2).
     pub compare_interval: Duration,
+    /// After this time in which its disk has synced nothing, or it has applied nothing, a leader hands over.
+    pub standstill_max: Duration,
     /// How long a read waits for its replica to catch up before it is told to go elsewhere.
     pub read_wait: Duration,
 }
@@ -97,6 +99,8 @@ impl Settings {
             queued_writes_max: 65_536,
             queued_bytes_max: 64 << 20,
             compare_interval: Duration::from_secs(10),
+            // Longer than a busy disk takes, and as long as followers wait for a leader that is dead.
+            standstill_max: Duration::from_secs(3),
             // Below the router's patience with one replica, so that it hears of the lag and asks another.
             read_wait: Duration::from_secs(2),
         }
