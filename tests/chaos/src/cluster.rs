@@ -1,6 +1,9 @@
 //! Starts, kills, pauses and restarts the processes of a cluster.
 
-use std::collections::BTreeMap;
+pub mod directories;
+pub mod disks;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,11 +13,14 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use granary_proto::internal::meta_client::MetaClient;
 use granary_proto::internal::{ReplicaStatus, StatusRequest};
+use granary_test_disk::Disk;
 use tonic::transport::Endpoint;
 
 use crate::network::{Kind, Network, Party, free_ports};
 use crate::{PATIENCE, eventually};
 
+/// The role of a replica that does not run and will not be tried again.
+const STOPPED: &str = "stopped";
 /// How long a node may take to say how it is: a paused one never answers.
 const STATUS_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -27,12 +33,33 @@ pub struct ClusterSettings {
     pub nodes: usize,
     /// What connects them.
     pub network: Kind,
+    /// The engines under them, taken in turn.
+    pub engines: Vec<String>,
+    /// What else is set of each node, as `--set` takes it.
+    pub set: Vec<String>,
+    /// Whether their disks can be faulted, which makes them slower. Needs a C compiler.
+    pub faulty_disks: bool,
 }
 
 impl ClusterSettings {
     /// Three nodes on loopback.
     pub fn loopback(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), nodes: 3, network: Kind::Loopback }
+        Self::on(binary, Kind::Loopback)
+    }
+
+    /// Three nodes whose disks can be faulted, with sled and fjall under them. What is bounded is small, so that a few
+    /// records come to the bounds: snapshots every few seconds, and a memory table that is full when the engine takes
+    /// nothing.
+    pub fn on_faulty_disks(binary: impl Into<PathBuf>, network: Kind) -> Self {
+        let engines = ["sled", "fjall"].map(str::to_owned).to_vec();
+        let set = ["node.snapshot_after_entries=200", "node.memory_table_bytes=4096"].map(str::to_owned).to_vec();
+        Self { engines, set, faulty_disks: true, ..Self::on(binary, network) }
+    }
+
+    /// Three nodes with the default engine.
+    pub fn on(binary: impl Into<PathBuf>, network: Kind) -> Self {
+        let engines = vec!["sled".to_owned()];
+        Self { binary: binary.into(), nodes: 3, network, engines, set: Vec::new(), faulty_disks: false }
     }
 }
 
@@ -76,10 +103,14 @@ impl NodeStatus {
 /// A cluster of separate processes: nodes, a router, a compactor and a query service. Dropping it kills them.
 #[derive(Debug)]
 pub struct Cluster {
-    binary: PathBuf,
+    settings: ClusterSettings,
     dir: tempfile::TempDir,
     network: Network,
     nodes: Vec<Option<Child>>,
+    /// The nodes' disks, where they can be faulted.
+    disks: Vec<Disk>,
+    /// Nodes that have lost replicas for good: those stay stopped.
+    crippled: BTreeSet<usize>,
     services: BTreeMap<Service, Child>,
     router_port: u16,
     query_port: u16,
@@ -93,19 +124,25 @@ impl Cluster {
     /// # Errors
     /// When something does not start in time.
     pub async fn start(settings: ClusterSettings) -> anyhow::Result<Self> {
+        ensure!(!settings.engines.is_empty(), "nodes need an engine");
         let ports = free_ports(4)?;
         let mut cluster = Self {
-            binary: settings.binary,
             dir: tempfile::Builder::new().prefix("granary-cluster-").tempdir()?,
             network: Network::start(settings.network, settings.nodes).await?,
             nodes: (0..settings.nodes).map(|_| None).collect(),
+            disks: Vec::new(),
+            crippled: BTreeSet::new(),
             services: BTreeMap::new(),
             router_port: ports[0],
             query_port: ports[1],
             compactor_metrics_port: ports[2],
             query_metrics_port: ports[3],
+            settings,
         };
-        for node in 0..settings.nodes {
+        if cluster.settings.faulty_disks {
+            cluster.make_disks()?;
+        }
+        for node in 0..cluster.settings.nodes {
             cluster.nodes[node] = Some(cluster.spawn_node(node)?);
         }
         for service in [Service::Router, Service::Compactor, Service::Query] {
@@ -148,12 +185,13 @@ impl Cluster {
         self.dir.path().join("offline")
     }
 
-    /// Waits until every running node and the router answer that they can serve.
+    /// Waits until every running node that has all its replicas, and the router, answer that they can serve.
     ///
     /// # Errors
     /// When one does not in time.
     pub async fn ready(&self) -> anyhow::Result<()> {
-        for node in (0..self.nodes.len()).filter(|node| self.nodes[*node].is_some()) {
+        let whole = |node: &usize| self.nodes[*node].is_some() && !self.crippled.contains(node);
+        for node in (0..self.nodes.len()).filter(whole) {
             let probe = self.network.metrics(node);
             eventually(PATIENCE, &format!("node {node} is ready"), async || http_ok(&probe, "/readyz").await).await?;
         }
@@ -284,10 +322,24 @@ impl Cluster {
             for node in 0..self.nodes.len() {
                 agreed.extend(self.status(node).await);
             }
-            agreed.len() == self.nodes.len() && agree(&agreed)
+            agreed.len() == self.nodes.len() && self.agree(&agreed)
         })
         .await?;
         Ok(agreed)
+    }
+
+    fn agree(&self, nodes: &[NodeStatus]) -> bool {
+        let mut by_shard: BTreeMap<u32, Vec<(u64, &str)>> = BTreeMap::new();
+        for replica in nodes.iter().flat_map(|node| &node.replicas) {
+            if replica.shard != 0 && replica.role != STOPPED {
+                by_shard.entry(replica.shard).or_default().push((replica.applied_index, &replica.state_hash));
+            }
+        }
+        let expected = nodes.len() - self.crippled.len();
+        by_shard.len() >= 3
+            && by_shard.values().all(|replicas| {
+                replicas.len() >= expected && !replicas[0].1.is_empty() && replicas.iter().all(|r| *r == replicas[0])
+            })
     }
 
     /// Ctrl-C to all; each must end by itself with exit code 0.
@@ -329,23 +381,43 @@ impl Cluster {
     }
 
     fn spawn_node(&self, node: usize) -> anyhow::Result<Child> {
-        let data = self.dir.path().join(format!("node-{node}")).display().to_string();
-        let (listen, advertise) = (self.network.listen(node), self.network.advertise(node));
-        let (metrics, seeds) = (self.network.metrics(node), self.seeds());
-        let mut arguments = vec!["node", "--data-dir", &data, "--listen", &listen, "--seeds", &seeds];
-        arguments.extend(["--metrics", &metrics, "--advertise", &advertise]);
-        let child = self.spawn(&format!("node-{node}"), &arguments, Some(node))?;
+        let (name, listen, metrics) = (node_name(node), self.network.listen(node), self.network.metrics(node));
+        let child = self.spawn_as(node, &name, &self.data_dir(node), [&listen, &metrics])?;
         self.network.node_runs(node, Some(child.id()));
         Ok(child)
+    }
+
+    /// Starts a process where the node is, on a directory, that listens for peers and for probes at `[listen, metrics]`.
+    fn spawn_as(&self, node: usize, name: &str, data: &Path, [listen, metrics]: [&str; 2]) -> anyhow::Result<Child> {
+        let (advertise, seeds, data) = (self.network.advertise(node), self.seeds(), data.display().to_string());
+        let engines = &self.settings.engines;
+        let engine = format!("node.engine={}", engines[node % engines.len()]);
+        let mut arguments = vec!["node", "--data-dir", &data, "--listen", listen, "--seeds", &seeds];
+        arguments.extend(["--metrics", metrics, "--advertise", &advertise, "--set", &engine]);
+        arguments.extend(self.settings.set.iter().flat_map(|key| ["--set", key]));
+        self.spawn(name, &arguments, Some(node))
     }
 
     fn spawn(&self, name: &str, arguments: &[&str], node: Option<usize>) -> anyhow::Result<Child> {
         let log = self.dir.path().join(format!("{name}.log"));
         let log = File::options().create(true).append(true).open(log).context("open a log file")?;
         let place = node.map_or(Party::Clients, Party::Node);
-        let mut command = self.network.command(place, &self.binary);
+        let mut command = match node.and_then(|node| self.disks.get(node)) {
+            None => self.network.command(place, &self.settings.binary),
+            Some(disk) => {
+                // Not into whatever puts it into its place; `env` becomes the program.
+                let mut command = self.network.command(place, Path::new("env"));
+                for (mut name, value) in disk.envs() {
+                    name.push("=");
+                    name.push(value);
+                    command.arg(name);
+                }
+                command.arg(&self.settings.binary);
+                command
+            }
+        };
         command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        command.spawn().with_context(|| format!("start {}", self.binary.display()))
+        command.spawn().with_context(|| format!("start {}", self.settings.binary.display()))
     }
 
     /// Leaves data and logs when the cluster is dropped, and says where.
@@ -355,23 +427,16 @@ impl Cluster {
     }
 }
 
+fn node_name(node: usize) -> String {
+    format!("node-{node}")
+}
+
 /// kill -9; an error if the process had ended before.
 fn killed(mut child: Child) -> anyhow::Result<String> {
     child.kill().context("kill a process")?;
     let status = child.wait().context("wait for a killed process")?;
     ensure!(status.signal() == Some(9), "the process ended before it was killed: {status}");
     Ok(format!("process {} ended by signal 9", child.id()))
-}
-
-fn agree(nodes: &[NodeStatus]) -> bool {
-    let mut by_shard: BTreeMap<u32, Vec<(u64, &str)>> = BTreeMap::new();
-    for replica in nodes.iter().flat_map(|node| &node.replicas).filter(|replica| replica.shard != 0) {
-        by_shard.entry(replica.shard).or_default().push((replica.applied_index, &replica.state_hash));
-    }
-    by_shard.len() >= 3
-        && by_shard.values().all(|replicas| {
-            replicas.len() == nodes.len() && !replicas[0].1.is_empty() && replicas.iter().all(|r| *r == replicas[0])
-        })
 }
 
 /// What the node at `address` says; `None` when it does not answer.

@@ -3,6 +3,9 @@
 //! A fault is a name and a function that begins it, waits while it lasts, ends it, and notes both in the history. To
 //! add one: a variant of [`Fault`], its arm in [`Attack::run`], and its place in [`Fault::ALL`].
 
+mod copies;
+mod disk;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -21,6 +24,8 @@ use crate::{Cluster, PATIENCE, eventually};
 const CUT_PATIENCE: Duration = Duration::from_secs(10);
 /// How many acknowledged writes show that the cluster serves again.
 const WRITES_AFTER: u64 = 60;
+/// How many of each shard show that it serves while a fault is there.
+const WRITES_OF_EACH: u64 = 10;
 
 /// A kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,11 +58,41 @@ pub enum Fault {
     Flapping,
     /// A leader is cut off, killed behind the cut and restarted before it heals.
     KillBehindCut,
+    /// Every sync on the disk of the node that leads most takes up to three seconds.
+    SlowLeaderDisk,
+    /// Every sync on any node's disk takes up to three seconds.
+    SlowAnyDisk,
+    /// The disk of the node that leads most hangs: nothing that changes files returns.
+    HangingLeaderDisk,
+    /// Any node's disk hangs.
+    HangingAnyDisk,
+    /// Only the engine's directory hangs, of the node that leads most: its Raft logs work.
+    HangingLeaderEngine,
+    /// A sync of a Raft log fails, once, at the node that leads most: its process must end.
+    FailingSync,
+    /// A write to a Raft log fails, once, at the node that leads most: its process must end.
+    FailingWrite,
+    /// The disk is full for one Raft log of the node that leads most.
+    FullLog,
+    /// The disk is full for snapshots of any node, which goes on.
+    FullSnapshots,
+    /// The disk is full for the engine of any node.
+    FullEngine,
+    /// The disk of the node that leads most is full for everything.
+    FullDisk,
+    /// A node is started on an older copy of its directory, then on the original.
+    OlderCopy,
+    /// A node is started with its Raft logs gone, then with the logs.
+    EmptiedLogs,
+    /// A node is started on an empty directory under its old address, then on the original.
+    EmptiedDirectory,
+    /// Two processes at once are one node, on two copies of its directory. It loses replicas for good, so this strikes once.
+    Twins,
 }
 
 impl Fault {
     /// Every kind.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 29] = [
         Self::KillLeader,
         Self::KillAny,
         Self::KillAll,
@@ -72,6 +107,21 @@ impl Fault {
         Self::Partial,
         Self::Flapping,
         Self::KillBehindCut,
+        Self::SlowLeaderDisk,
+        Self::SlowAnyDisk,
+        Self::HangingLeaderDisk,
+        Self::HangingAnyDisk,
+        Self::HangingLeaderEngine,
+        Self::FailingSync,
+        Self::FailingWrite,
+        Self::FullLog,
+        Self::FullSnapshots,
+        Self::FullEngine,
+        Self::FullDisk,
+        Self::OlderCopy,
+        Self::EmptiedLogs,
+        Self::EmptiedDirectory,
+        Self::Twins,
     ];
 
     /// What the history calls it.
@@ -91,7 +141,45 @@ impl Fault {
             Self::Partial => "partial-partition",
             Self::Flapping => "flapping",
             Self::KillBehindCut => "kill-behind-cut",
+            Self::SlowLeaderDisk => "slow-leader-disk",
+            Self::SlowAnyDisk => "slow-disk",
+            Self::HangingLeaderDisk => "hanging-leader-disk",
+            Self::HangingAnyDisk => "hanging-disk",
+            Self::HangingLeaderEngine => "hanging-leader-engine",
+            Self::FailingSync => "failing-sync",
+            Self::FailingWrite => "failing-write",
+            Self::FullLog => "full-log",
+            Self::FullSnapshots => "full-snapshots",
+            Self::FullEngine => "full-engine",
+            Self::FullDisk => "full-disk",
+            Self::OlderCopy => "older-copy",
+            Self::EmptiedLogs => "emptied-logs",
+            Self::EmptiedDirectory => "emptied-directory",
+            Self::Twins => "twins",
         }
+    }
+
+    /// Whether it needs disks that can be faulted.
+    pub fn is_of_a_disk(self) -> bool {
+        matches!(
+            self,
+            Self::SlowLeaderDisk
+                | Self::SlowAnyDisk
+                | Self::HangingLeaderDisk
+                | Self::HangingAnyDisk
+                | Self::HangingLeaderEngine
+                | Self::FailingSync
+                | Self::FailingWrite
+                | Self::FullLog
+                | Self::FullSnapshots
+                | Self::FullEngine
+                | Self::FullDisk
+        )
+    }
+
+    /// Whether it needs every node to have all its replicas.
+    pub fn needs_a_whole_cluster(self) -> bool {
+        matches!(self, Self::OlderCopy | Self::EmptiedLogs | Self::EmptiedDirectory | Self::Twins)
     }
 
     /// The kind of that name.
@@ -159,6 +247,8 @@ impl Attack<'_> {
             }
             Fault::Flapping => self.flap(any).await,
             Fault::KillBehindCut => self.kill_behind_cut().await,
+            _ if fault.is_of_a_disk() => Box::pin(self.on_a_disk(fault, any)).await,
+            _ => Box::pin(self.on_a_directory(fault, any)).await,
         }
         .with_context(|| format!("fault {}", fault.name()))?;
         self.serves_again(fault).await
@@ -200,6 +290,21 @@ impl Attack<'_> {
         let before = self.workload.acknowledged();
         let what = format!("writes are acknowledged after {}", fault.name());
         eventually(PATIENCE, &what, async || self.workload.acknowledged() >= before + WRITES_AFTER).await
+    }
+
+    /// Waits until every shard has acknowledged more writes, while a fault of one node is there. Once replicas were given
+    /// up, one node more is a majority, and that is not asked.
+    async fn shards_serve(&self, fault: Fault) -> anyhow::Result<()> {
+        if !self.cluster.is_whole() {
+            return Ok(());
+        }
+        let before = self.workload.acknowledged_by_shard();
+        eventually(PATIENCE, &format!("every shard serves beside {}", fault.name()), async || {
+            let now = self.workload.acknowledged_by_shard();
+            now.len() >= before.len()
+                && now.iter().all(|(shard, writes)| *writes >= before.get(shard).unwrap_or(&0) + WRITES_OF_EACH)
+        })
+        .await
     }
 
     async fn kill(&mut self, fault: Fault, nodes: Vec<usize>) -> anyhow::Result<()> {

@@ -14,7 +14,7 @@ pub mod workload;
 use std::time::Duration;
 
 pub use cluster::{Cluster, ClusterSettings};
-pub use run::{Verdict, run};
+pub use run::{Verdict, run, run_briefly};
 
 /// What a wait may take on two busy cores: an election is 3 to 6 seconds, a start with replay a few more.
 pub const PATIENCE: Duration = Duration::from_secs(90);

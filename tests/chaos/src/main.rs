@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
+use granary_chaos::cluster::disks;
 use granary_chaos::faults::Fault;
 use granary_chaos::network::Kind;
 use granary_chaos::run::RunSettings;
@@ -28,6 +29,9 @@ struct Arguments {
     /// `namespaces` (needs root, ip and nft) or `proxies`; the first that works without it.
     #[arg(long)]
     network: Option<String>,
+    /// The engines under the nodes, taken in turn.
+    #[arg(long, value_delimiter = ',', default_value = "sled,fjall")]
+    engines: Vec<String>,
     /// Clients at work.
     #[arg(long, default_value_t = 8)]
     clients: u64,
@@ -70,12 +74,21 @@ async fn judge(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut drawn_from = faults.collect::<anyhow::Result<Vec<_>>>()?;
     if drawn_from.is_empty() {
         drawn_from = Fault::ALL.to_vec();
+        if !disks::can_be_faulted() {
+            eprintln!("no C compiler (cc): disks are not faulted");
+            drawn_from.retain(|fault| !fault.is_of_a_disk());
+        }
     }
+    let binary = binary(arguments)?;
+    let cluster = match drawn_from.iter().any(|fault| fault.is_of_a_disk()) {
+        true => ClusterSettings::on_faulty_disks(binary, network),
+        false => ClusterSettings::on(binary, network),
+    };
     let history = arguments.history.clone();
     let history = history.unwrap_or_else(|| std::env::temp_dir().join(format!("granary-chaos-{seed}.jsonl")));
     eprintln!("seed {seed}, network {network:?}, history {}", history.display());
     let settings = RunSettings {
-        cluster: ClusterSettings { binary: binary(arguments)?, nodes: 3, network },
+        cluster: ClusterSettings { engines: arguments.engines.clone(), ..cluster },
         seed,
         faults: Vec::new(),
         then_for: Duration::from_secs(arguments.seconds),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use granary_history::model::{Ack, Call, Change, Key, Level, Outcome, ReadCall, Seen, WriteCall};
 use granary_history::{Client as Recording, Recorder};
@@ -16,6 +16,7 @@ use granary_proto::convert::kind_of_status;
 use granary_proto::v1::feature_store_client::FeatureStoreClient;
 use granary_proto::v1::{self, ConsistencyLevel, value::Kind};
 use granary_types::ErrorKind;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
@@ -79,6 +80,28 @@ struct Shared {
     stop: AtomicBool,
     acknowledged: AtomicU64,
     ticks: AtomicU64,
+    served: Mutex<BTreeMap<u32, Served>>,
+}
+
+/// What one shard has acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    writes: u64,
+    last: Instant,
+    /// The longest time without any.
+    silence: Duration,
+}
+
+impl Shared {
+    fn acknowledged(&self, shard: u32) {
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        let mut served = self.served.lock();
+        let served = served.entry(shard).or_insert(Served { writes: 0, last: now, silence: Duration::ZERO });
+        served.writes += 1;
+        served.silence = served.silence.max(now - served.last);
+        served.last = now;
+    }
 }
 
 /// Clients at work.
@@ -111,6 +134,21 @@ impl Workload {
     /// How many writes were acknowledged so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// How many writes each shard has acknowledged so far.
+    pub fn acknowledged_by_shard(&self) -> BTreeMap<u32, u64> {
+        self.shared.served.lock().iter().map(|(shard, served)| (*shard, served.writes)).collect()
+    }
+
+    /// The longest time since the last call in which a shard acknowledged nothing, over all shards.
+    pub fn take_longest_silence(&self) -> Duration {
+        let (now, mut longest) = (Instant::now(), Duration::ZERO);
+        for served in self.shared.served.lock().values_mut() {
+            longest = longest.max(served.silence).max(now - served.last);
+            (served.silence, served.last) = (Duration::ZERO, now);
+        }
+        longest
     }
 
     /// Tells the clients to stop and waits for their last answers.
@@ -213,7 +251,7 @@ impl Client {
         let answer = tokio::time::timeout(patience, send(&mut self.store, &call)).await;
         let outcome = match answer {
             Ok(Ok(answer)) => {
-                self.shared.acknowledged.fetch_add(1, Ordering::Relaxed);
+                self.shared.acknowledged(answer.shard);
                 self.sessions.insert(answer.shard, answer.session.to_vec());
                 Outcome::Written(Ack {
                     shard: Some(answer.shard),
