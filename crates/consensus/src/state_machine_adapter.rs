@@ -21,7 +21,7 @@ use crate::codec::StoredPayload;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::stats::Stats;
 use crate::type_config::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::{SnapshotSource, StateMachine};
+use crate::{SnapshotSource, StateMachine, with_causes};
 
 /// A snapshot that waits for about as many new bytes as the last one had never waits for more than this.
 const SNAPSHOT_DEFER_BYTES_MAX: u64 = 1 << 30;
@@ -254,7 +254,7 @@ impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
             }
             Err(error) => {
                 self.stats.snapshots_failed.add(1);
-                tracing::error!(%error, "snapshot could not be written");
+                tracing::error!(error = with_causes(&error), "snapshot could not be written");
                 self.snapshots.newest().map(raft_snapshot).ok_or(error)
             }
         }

@@ -150,7 +150,7 @@ impl Node {
         let start = Start { settings, platform: platform.clone(), cluster, node, peers, consensus };
         let meta = start.meta_replica(&opened.identity).await.unwrap_or_else(|error| {
             // Data is served without the meta group; the catalog comes from the other seeds.
-            let why = with_causes(&error);
+            let why = granary_consensus::with_causes(&error);
             tracing::error!(why, "the replica of the meta group does not start");
             replicas.set_note(ShardId::META, why);
             None
@@ -236,12 +236,6 @@ impl Node {
             }
         }
     }
-}
-
-/// The error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// A layout that the meta group refuses, such as more replicas than nodes, needs a person.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_catalog::{CatalogView, ReplicaEntry, ShardEntry};
-use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool};
+use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool, with_causes};
 use granary_platform::{Platform, TaskKind};
 use granary_shard::{ShardStore, Step, TreeTrust};
 use granary_store::{Engine, Tree};
@@ -323,7 +323,7 @@ impl Supervisor {
             drop(replica);
             if is_of_the_engine(&failure) {
                 self.replicas.set(shard, Seat::Stopped);
-                self.platform.fail(format!("the engine failed under shard {shard}: {failure}"));
+                self.platform.fail(format!("the engine failed under shard {shard}: {}", with_causes(&failure)));
                 return;
             }
             let count = rebuilds.entry(shard).or_default();
@@ -387,12 +387,13 @@ impl Supervisor {
     fn not_started(&self, shard: ShardId, error: &Error) {
         if error.is_of_the_engine() {
             self.replicas.set(shard, Seat::Stopped);
-            self.platform.fail(format!("the engine failed under shard {shard}: {error}"));
+            self.platform.fail(format!("the engine failed under shard {shard}: {}", with_causes(error)));
         } else if error.is_final() {
             self.stays_stopped(shard, error.reason(), &error.to_string());
         } else {
-            tracing::warn!(%shard, %error, "replica does not start, trying again");
-            self.replicas.set_note(shard, format!("does not start, is tried again: {error}"));
+            let why = with_causes(error);
+            tracing::warn!(%shard, why, "replica does not start, trying again");
+            self.replicas.set_note(shard, format!("does not start, is tried again: {why}"));
             self.replicas.set(shard, Seat::Waiting(self.platform.instant() + RETRY));
         }
     }

@@ -45,7 +45,8 @@ pub fn note_states(recorder: &Recorder, node: usize, status: &NodeStatus) {
             node: format!("node-{node}"),
             shard: replica.shard,
             replica: replica.replica,
-            applied_index: replica.applied_index,
+            // Of one moment with the hash, as the index that the replica has applied by now is not.
+            applied_index: replica.state_hash_index,
             state_hash: replica.state_hash.clone(),
         }));
     }
