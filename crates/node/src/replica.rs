@@ -25,8 +25,7 @@ use tokio::time::Instant;
 use crate::comparison::Comparison;
 use crate::freshness::Freshness;
 use crate::group_commit::{WriteError, WriteQueue, Written, store_error, write_error};
-use crate::standstill::{Seen, Standstills};
-use crate::{Metrics, Settings, updates};
+use crate::{Metrics, Settings, standstill, updates};
 
 /// What a compactor told is forgotten after this time: one that still fails tells again within its longest rest.
 const FAILING_TABLES_KEPT: Duration = Duration::from_secs(60);
@@ -155,10 +154,10 @@ impl Replica {
             seal_interval: settings.seal_interval,
             seal_bytes: settings.seal_bytes,
             open_since: None,
-            standstills: Standstills::new(settings.standstill_max),
-            metrics: Arc::clone(&metrics),
         };
         platform.spawn(TaskKind::Request, "leader-duties", duties.run());
+        let watch = standstill::Watch::new(Arc::clone(&replica), settings.standstill_max, Arc::clone(&metrics));
+        platform.spawn(TaskKind::Request, "standstill-watch", watch.run());
         let comparison = Comparison {
             replica: Arc::clone(&replica),
             peers,
@@ -378,8 +377,7 @@ pub(crate) fn read_error(error: ReadError) -> WriteError {
     }
 }
 
-/// What the leader of a shard does besides serving: gives the shard its first slots, seals segments, and hands over when
-/// its own disk stands still.
+/// What the leader of a shard does besides serving: gives the shard its first slots, and seals segments.
 struct LeaderDuties {
     replica: Arc<Replica>,
     slots: Vec<u32>,
@@ -387,8 +385,6 @@ struct LeaderDuties {
     seal_bytes: u64,
     /// The open segment, by the last event sealed before it, and since when this replica has seen events in it.
     open_since: Option<(u64, Instant)>,
-    standstills: Standstills,
-    metrics: Arc<Metrics>,
 }
 
 impl LeaderDuties {
@@ -401,10 +397,8 @@ impl LeaderDuties {
                 () = platform.shutdown_begun() => return,
             }
             if !self.replica.leads() {
-                self.standstills.forget();
                 continue;
             }
-            self.hand_over_if_stuck().await;
             let result = match self.due() {
                 Some(command) => self.replica.propose(command).await,
                 None => continue,
@@ -414,22 +408,6 @@ impl LeaderDuties {
                 tracing::debug!(shard = %self.replica.shard, %error, "leader duty not done");
             }
         }
-    }
-
-    async fn hand_over_if_stuck(&mut self) {
-        let group = self.replica.group();
-        let status = group.status();
-        let seen = Seen {
-            log_wanted: group.log_wanted_end(),
-            log_synced: group.log_end(),
-            committed: status.committed,
-            applied: status.applied,
-        };
-        let Some(stands) = self.standstills.look(self.replica.platform.instant(), seen) else { return };
-        let (shard, stands) = (self.replica.shard, stands.name());
-        tracing::warn!(%shard, stands, "this leader's disk stands still, handing over leadership");
-        self.metrics.handed_over.with_label_values(&[&shard.to_string(), stands]).inc();
-        group.transfer_leadership().await;
     }
 
     fn due(&mut self) -> Option<Command> {

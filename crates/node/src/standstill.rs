@@ -4,9 +4,16 @@
 //! keeps in memory what it cannot write, answers nothing any more once that is full, and would stay the leader all the
 //! while, because it sends heartbeats. So it hands over to a follower whose disk works. Safety does not depend on it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::Metrics;
+use crate::replica::Replica;
+
+/// How often a leader is looked at within the time that it may stand still.
+const LOOKS: u32 = 8;
 
 /// How far a leader is.
 #[derive(Debug, Clone, Copy, Default)]
@@ -94,6 +101,54 @@ impl Standstills {
         };
         self.forget();
         Some(stands)
+    }
+}
+
+/// Looks at one replica, and hands over when it leads and its disk stands still. A task of its own: what waits for an
+/// entry to be applied cannot see that none is.
+pub(crate) struct Watch {
+    replica: Arc<Replica>,
+    standstills: Standstills,
+    metrics: Arc<Metrics>,
+}
+
+impl Watch {
+    /// Hands over after `longest`.
+    pub(crate) fn new(replica: Arc<Replica>, longest: Duration, metrics: Arc<Metrics>) -> Self {
+        Self { replica, standstills: Standstills::new(longest), metrics }
+    }
+
+    /// Until the process shuts down.
+    pub(crate) async fn run(mut self) {
+        let platform = self.replica.platform().clone();
+        let tick = (self.standstills.longest / LOOKS).max(Duration::from_millis(10));
+        loop {
+            tokio::select! {
+                () = platform.sleep(tick) => {}
+                () = platform.shutdown_begun() => return,
+            }
+            if self.replica.leads() {
+                self.hand_over_if_stuck(platform.instant()).await;
+            } else {
+                self.standstills.forget();
+            }
+        }
+    }
+
+    async fn hand_over_if_stuck(&mut self, now: Instant) {
+        let group = self.replica.group();
+        let status = group.status();
+        let seen = Seen {
+            log_wanted: group.log_wanted_end(),
+            log_synced: group.log_end(),
+            committed: status.committed,
+            applied: status.applied,
+        };
+        let Some(stands) = self.standstills.look(now, seen) else { return };
+        let (shard, stands) = (self.replica.shard(), stands.name());
+        tracing::warn!(%shard, stands, "this leader's disk stands still, handing over leadership");
+        self.metrics.handed_over.with_label_values(&[&shard.to_string(), stands]).inc();
+        group.transfer_leadership().await;
     }
 }
 
