@@ -51,10 +51,15 @@ impl Attack<'_> {
 
     /// A fault that the process lives through: meanwhile every shard serves, afterwards the node catches up.
     async fn bear(&mut self, fault: Fault, node: usize, wrong: Vec<Wrong>) -> anyhow::Result<()> {
+        let name = Party::Node(node).to_string();
+        let said = self.cluster.said(&name);
         self.begin_on_disk(fault, node, &wrong).await?;
         self.shards_serve(fault).await?;
         self.lasts().await;
         self.shards_serve(fault).await?;
+        let line = self.cluster.line_with(&name, said, &["stands still"]);
+        let evidence = line.unwrap_or_else(|| "it handed over no leadership".to_owned());
+        self.note(fault, Edge::Once, &[name], Installed::Yes, evidence);
         self.end_on_disk(fault, node)?;
         self.cluster.catches_up(node).await
     }
