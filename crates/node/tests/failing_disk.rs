@@ -216,7 +216,8 @@ async fn a_failed_sync_ends_the_node() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_ends_the_node() {
-    fail_under_load(Fault::space(1_500, ""), "the raft log failed under the meta group").await;
+    // Whichever log comes to the end of the disk first: on a busy machine the shard has not opened its slots yet.
+    fail_under_load(Fault::space(1_500, ""), "the raft log failed under").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
