@@ -4,7 +4,7 @@ The tests are AWS's and not part of this repository: a checkout of https://githu
 on the command line, of branch master-v2 for the SDK before version 3, of master for version 3. Each SDK wants a virtual
 environment of its own:
 
-    pip install "sagemaker<3" "pandas<3" pytest boto3 awslogs stopit   # then: sdk_suites.py v2 CHECKOUT
+    pip install "sagemaker<3" "pandas<3" pytest boto3 awslogs stopit  # then: sdk_suites.py v2 CHECKOUT
     pip install sagemaker-mlops "pandas<3" pytest boto3                # then: sdk_suites.py v3 CHECKOUT
 
 Only the tests' files are taken from there; what follows on the command line goes to pytest. Three things are changed
