@@ -3,6 +3,7 @@
 import time
 
 import boto3
+import pytest
 
 LONG, SHORT = 30, 3
 EXACT = (35, 40)  # seconds that these tests wait for a time to live to pass
@@ -24,3 +25,9 @@ def client(self, service_name, *arguments, **options):
 
 time.sleep = sleep
 boto3.session.Session.client = client
+
+
+@pytest.fixture(scope="session")
+def role():
+    """From the SDK's own conftest, which imports much that these tests do not need; tests that bring one keep theirs."""
+    return "arn:aws:iam::000000000000:role/granary"
