@@ -100,7 +100,7 @@ struct Response<'a> {
 /// `SearchRecord`.
 #[derive(Debug, Serialize)]
 enum Record<'a> {
-    FeatureGroup(describe_feature_group::Described<'a>),
+    FeatureGroup(Box<describe_feature_group::Described<'a>>),
     FeatureMetadata(feature_metadata::Described<'a>),
 }
 
@@ -130,7 +130,7 @@ impl Rest {
 
     fn record<'a>(&self, hit: &'a Hit) -> Result<Record<'a>, Fault> {
         let Some(ordinal) = hit.feature else {
-            return Ok(Record::FeatureGroup(describe_feature_group::found(&self.settings, &hit.group)));
+            return Ok(Record::FeatureGroup(Box::new(describe_feature_group::found(&self.settings, &hit.group))));
         };
         let feature = hit.group.schema.by_ordinal(ordinal);
         let feature = feature.ok_or_else(|| Error::new(ErrorKind::Internal, "a search found a feature that is none"));

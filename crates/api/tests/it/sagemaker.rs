@@ -161,7 +161,7 @@ async fn anything_else_is_an_unknown_operation() {
     let api = cluster.api().await;
     let unknown = control(&api, "CreateModel", json!({})).await;
     assert_eq!((unknown.status.as_u16(), unknown.error_type.as_deref()), (400, Some("UnknownOperationException")));
-    let unknown = runtime(&api, "POST", "/FeatureGroup/orders/ListRecords", json!({})).await;
+    let unknown = runtime(&api, "POST", "/FeatureGroup/orders/Records", json!({})).await;
     assert_eq!(unknown.error_type.as_deref(), Some("UnknownOperationException"));
 }
 

@@ -266,18 +266,17 @@ pub(crate) enum FeatureGroupCommand {
 #[command(
     after_help = "Example:\n  granary feature-group update users --feature city:String --feature last_score:Fractional"
 )]
-#[group(id = "change", required = true, multiple = false, args = ["features", "ttl", "no_ttl"])]
 pub(crate) struct UpdateArgs {
     /// Its name
     pub(crate) name: String,
     /// A feature to add and its type; repeat it for each
-    #[arg(long = "feature", value_name = "NAME:TYPE")]
+    #[arg(long = "feature", value_name = "NAME:TYPE", required_unless_present_any = ["ttl", "no_ttl"])]
     pub(crate) features: Vec<FeatureArg>,
     /// How long records that are put from now on live after their event time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "features")]
     pub(crate) ttl: Option<super::ttl::TtlArg>,
     /// Let records that are put from now on live for ever
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["features", "ttl"])]
     pub(crate) no_ttl: bool,
 }
 
