@@ -584,7 +584,7 @@ fn wrong_tags() -> Vec<(&'static str, Value, &'static str, &'static str)> {
         ("AddTags", of("arn:aws:s3:::bucket", tag.clone()), bad, "resourceArn"),
         ("AddTags", of(&other("model/m"), tag.clone()), bad, "model/m"),
         ("AddTags", of(&other("feature-group/a b"), tag.clone()), bad, "a b"),
-        ("AddTags", of(&none, tag.clone()), bad, "none"),
+        ("AddTags", of(&none, tag), bad, "none"),
         ("AddTags", of(&none, json!([])), bad, "none"),
         ("AddTags", of(ARN, json!(many)), bad, "tags"),
         ("AddTags", of(ARN, json!([{"Key": "a"}])), bad, "value"),

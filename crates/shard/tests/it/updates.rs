@@ -78,7 +78,7 @@ fn an_update_changes_what_it_names_and_its_event_is_the_whole_record() {
     let store = with_record();
     let entry = merged(&store, &update(2, None, &[(1, "uno"), (2, "dos")], None));
     assert_eq!((entry.event_seconds, entry.based_on), (10, 100));
-    assert_eq!(statuses(&apply(&store, 3, &batch(200, vec![entry.clone()]))), [Status::Applied]);
+    assert_eq!(statuses(&apply(&store, 3, &batch(200, vec![entry]))), [Status::Applied]);
     let found = read(&store, "r");
     let expected = [(0, "r"), (1, "uno"), (2, "dos"), (3, "three")].map(|(at, text)| (at, text.to_owned()));
     assert_eq!(texts(&found.row), expected);
