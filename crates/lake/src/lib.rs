@@ -1,9 +1,9 @@
 //! AWS's services around the offline store: Athena, Glue, S3, and the little of STS, IAM and Lake Formation that
 //! clients call before them (contract 5.3, 5.4).
 //!
-//! * [`athena`] runs SQL and keeps what ran; the SQL itself is `granary_query::trino`'s.
-//! * [`glue`] is the data catalog: feature groups as tables, and the databases and tables that users make.
-//! * [`s3`] serves the warehouse's own objects, so that a laptop needs no S3.
+//! * `athena` runs SQL and keeps what ran; the SQL itself is `granary_query::trino`'s.
+//! * `glue` is the data catalog: feature groups as tables, and the databases and tables that users make.
+//! * `s3` serves the warehouse's own objects, so that a laptop needs no S3.
 //!
 //! What outlives a process is small JSON objects under [`Warehouse::private`], so that any process with this warehouse
 //! answers for all of them; `docs/formats/lake.md` describes them. Calls come from the edge with their signature

@@ -63,7 +63,7 @@ pub struct HistoryBuilder {
 
 impl HistoryBuilder {
     /// A history of batches of `schema`, which holds at least the identifier, the features of `spec` and the
-    /// columns of [`provenance`].
+    /// columns of [`super::provenance`].
     ///
     /// # Errors
     /// `MissingColumn`, `AmbiguousColumn`, `KeyType`.
