@@ -26,6 +26,9 @@ pub(crate) const EPOCH_SECONDS: u64 = 1_767_225_600;
 pub(crate) fn take_over(seed: u64) {
     ENTROPY.set(seed);
     FOREIGN.store(seed | 1, Ordering::SeqCst);
+    // Arrow's hash maps draw their keys once for the whole process, on whichever thread comes first: this one, now, and
+    // not sometimes the simulation's, which would draw one number more.
+    let _keys = ahash::RandomState::new();
     SIMULATED.set(true);
 }
 
