@@ -10,16 +10,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use deltalake_core::kernel::transaction::{CommitBuilder, TableReference, TransactionError};
+use deltalake_core::kernel::transaction::TransactionError;
 use deltalake_core::kernel::{Action, Transaction};
 use deltalake_core::logstore::{LogStore, get_actions};
-use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use deltalake_core::{DeltaTable, DeltaTableError};
 use granary_types::StreamId;
 use granary_types::invariants::{Invariant, check};
 use granary_types::mutants::{Mutant, is_planted};
 
-use crate::table::properties;
+use crate::table::{appends, properties};
 use crate::{Error, OfflineTable, WrittenFile};
 
 /// In the commit info of a commit that moves offsets and brings no files: what it moves them past.
@@ -93,16 +92,8 @@ impl OfflineTable {
             Transaction::new(offset.stream, version)
         });
         let properties = properties().with_application_transactions(transactions.collect()).with_metadata(metadata);
-        let prepared = CommitBuilder::from(properties)
-            .with_actions(files.iter().map(|file| Action::Add(file.to_add())).collect())
-            .build(
-                Some(self.delta.snapshot()? as &dyn TableReference),
-                self.delta.log_store(),
-                DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None },
-            )
-            .into_prepared_commit_future()
-            .await?;
-        Ok(prepared.await?.version)
+        let adds = files.iter().map(|file| Action::Add(file.to_add())).collect();
+        self.commit_on_loaded(properties, adds, appends()).await
     }
 
     /// After a commit that ended in an error that does not say whether it was made.

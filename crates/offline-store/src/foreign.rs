@@ -13,10 +13,8 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, Schema};
 use chrono::{DateTime, Utc};
-use deltalake_core::kernel::transaction::{CommitBuilder, TableReference};
 use deltalake_core::kernel::{Action, Add};
 use deltalake_core::logstore::ObjectStoreRef;
-use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt;
 use granary_types::FeatureGroup;
 use object_store::{GetOptions, GetRange, ObjectMeta};
@@ -25,9 +23,8 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use serde_json::json;
 
-use crate::commit::is_conflict;
 use crate::schema::{SEQUENCE, arrow_schema};
-use crate::table::properties;
+use crate::table::appends;
 use crate::{Error, OfflineTable};
 
 /// A file that is older than this is not taken in: the log forgets after a week what was removed from the table, and a
@@ -143,9 +140,6 @@ impl OfflineTable {
 
     /// One commit for all of them. A file that another commit named meanwhile would only be named again.
     async fn commit_foreign(&mut self, files: &[Foreign]) -> Result<(), Error> {
-        if files.is_empty() {
-            return Ok(());
-        }
         let attempts = self.warehouse.settings().commit_attempts_max;
         for _ in 0..attempts {
             let active = self.active_paths()?;
@@ -154,21 +148,7 @@ impl OfflineTable {
             if actions.is_empty() {
                 return Ok(());
             }
-            let commit = CommitBuilder::from(properties())
-                .with_actions(actions)
-                .build(
-                    Some(self.delta.snapshot()? as &dyn TableReference),
-                    self.delta.log_store(),
-                    DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None },
-                )
-                .into_prepared_commit_future()
-                .await?;
-            match commit.await {
-                // Looks again, also after a commit whose outcome was not told.
-                Ok(_) => self.refresh().await?,
-                Err(error) if is_conflict(&error) => self.refresh().await?,
-                Err(error) => return Err(error.into()),
-            }
+            self.try_commit(actions, appends()).await?;
         }
         Err(Error::Busy { attempts })
     }

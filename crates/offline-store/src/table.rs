@@ -243,24 +243,40 @@ impl OfflineTable {
             let added = columns.iter().filter(|column| !present.contains(column)).cloned().collect();
             let schema = StructType::try_new(columns).map_err(|error| mismatch(self.group.id, &error))?;
             let metadata = snapshot.metadata().clone().with_schema(&schema).map_err(DeltaTableError::from)?;
-            let commit = CommitBuilder::from(properties())
-                .with_actions(vec![Action::Metadata(metadata)])
-                .build(
-                    Some(snapshot as &dyn TableReference),
-                    self.delta.log_store(),
-                    DeltaOperation::AddColumn { fields: added },
-                )
-                .into_prepared_commit_future()
-                .await?;
-            match commit.await {
-                // Looks again, also after a commit whose outcome was not told.
-                Ok(_) => self.refresh().await?,
-                Err(error) if is_conflict(&error) => self.refresh().await?,
-                Err(error) => return Err(error.into()),
-            }
+            self.try_commit(vec![Action::Metadata(metadata)], DeltaOperation::AddColumn { fields: added }).await?;
         }
         Err(Error::Busy { attempts })
     }
+
+    /// A commit that only adds to what is there, and a look at what stands there then. Whether it was made, or another one
+    /// came first, is for the caller to see there.
+    ///
+    /// # Errors
+    /// [`Error::Table`], after which it may have been made all the same.
+    pub(crate) async fn try_commit(&mut self, actions: Vec<Action>, operation: DeltaOperation) -> Result<(), Error> {
+        match self.commit_on_loaded(properties(), actions, operation).await {
+            Err(error) if !is_conflict(&error) => Err(error.into()),
+            _ => self.refresh().await,
+        }
+    }
+
+    /// One commit on the version that this handle has loaded, and on no other. Returns the version it made.
+    pub(crate) async fn commit_on_loaded(
+        &self,
+        properties: CommitProperties,
+        actions: Vec<Action>,
+        operation: DeltaOperation,
+    ) -> Result<u64, DeltaTableError> {
+        let snapshot = self.delta.snapshot()? as &dyn TableReference;
+        let commit = CommitBuilder::from(properties).with_actions(actions);
+        let prepared = commit.build(Some(snapshot), self.delta.log_store(), operation).into_prepared_commit_future();
+        Ok(prepared.await?.await?.version)
+    }
+}
+
+/// What a commit of files is to Delta.
+pub(crate) fn appends() -> DeltaOperation {
+    DeltaOperation::Write { mode: SaveMode::Append, partition_by: None, predicate: None }
 }
 
 /// Version 0 of a group's table.

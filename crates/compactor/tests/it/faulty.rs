@@ -13,6 +13,7 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tokio::sync::watch;
 
 /// What happens to the next puts.
 #[derive(Debug, Default)]
@@ -34,6 +35,8 @@ pub(crate) fn take(counter: &AtomicUsize) -> bool {
 pub(crate) struct FaultyStore {
     inner: InMemory,
     pub(crate) faults: Arc<Faults>,
+    /// How many puts were made.
+    pub(crate) puts: watch::Sender<u64>,
 }
 
 impl fmt::Display for FaultyStore {
@@ -56,6 +59,7 @@ impl ObjectStore for FaultyStore {
             return Err(broken());
         }
         let result = self.inner.put_opts(location, payload, opts).await;
+        self.puts.send_modify(|puts| *puts += 1);
         let commit = location.as_ref().contains("_delta_log/") && location.as_ref().ends_with(".json");
         if commit && take(&self.faults.unanswered_commits) {
             return Err(broken());

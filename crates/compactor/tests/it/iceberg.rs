@@ -1,7 +1,6 @@
 //! Tables that are shown as Iceberg too: in time, by whoever is there, and without holding anything up.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use granary_types::FeatureGroup;
 
@@ -17,9 +16,10 @@ fn iceberg(id: u32, name: &str) -> FeatureGroup {
 async fn shown(cluster: &Cluster, group: &FeatureGroup) {
     let version = cluster.warehouse.table(group).await.expect("a table").version();
     let wanted = format!("s3://lake/{}/metadata/v{version}.metadata.json", group.name);
+    let mut puts = cluster.objects.puts.subscribe();
     let waited = tokio::time::timeout(PATIENCE, async {
         while cluster.warehouse.iceberg_metadata_location(group).await.expect("a look").as_deref() != Some(&wanted) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            puts.changed().await.expect("the store lives as long as the cluster");
         }
     });
     waited.await.unwrap_or_else(|_| panic!("{wanted} is not there in time"));

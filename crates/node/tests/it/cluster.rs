@@ -181,6 +181,21 @@ impl Cluster {
         self.replica(0).store().status().cells
     }
 
+    /// The shard's segments once every event is sealed, which are byte-identical on all three replicas.
+    pub(crate) async fn sealed_segments(&self) -> Vec<Segment> {
+        eventually("all is sealed", async || {
+            let log = self.replica(0).store().change_log();
+            log.last_sequence == log.sealed_sequence
+        })
+        .await;
+        self.agree().await;
+        let segments = self.client(0).segments(0).await;
+        for n in 1..3 {
+            assert!(self.client(n).segments(0).await == segments, "segments are byte-identical");
+        }
+        segments
+    }
+
     /// The value of a metric at a node.
     pub(crate) fn metric(&self, n: usize, name: &str) -> Option<f64> {
         let families = self.running(n).registry.gather();
