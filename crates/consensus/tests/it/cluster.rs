@@ -129,7 +129,8 @@ async fn listen() -> Node {
     }
 }
 
-/// A copy of a directory, as `cp -r` makes it, maybe while it is written.
+/// A copy of a directory, as `cp -r` makes it, maybe while it is written. The note beside the Raft log comes before
+/// the log: a note that is newer than its log is a torn tail, and another story.
 pub(crate) fn copy_dir(from: &Path) -> TempDir {
     let to = TempDir::new().unwrap();
     copy_into(from, to.path());
@@ -137,13 +138,14 @@ pub(crate) fn copy_dir(from: &Path) -> TempDir {
 }
 
 fn copy_into(from: &Path, to: &Path) {
-    for entry in std::fs::read_dir(from).unwrap() {
-        let (from, to) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if from.is_dir() {
-            std::fs::create_dir(&to).unwrap();
-            copy_into(&from, &to);
-        } else {
-            std::fs::copy(&from, &to).unwrap();
-        }
+    let entries = std::fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path());
+    let (dirs, files): (Vec<_>, Vec<_>) = entries.partition(|path| path.is_dir());
+    let copied = |path: &Path| to.join(path.file_name().unwrap());
+    for file in files {
+        std::fs::copy(&file, copied(&file)).unwrap();
+    }
+    for dir in dirs {
+        std::fs::create_dir(copied(&dir)).unwrap();
+        copy_into(&dir, &copied(&dir));
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use granary_consensus::{Error, Group, Role};
 use granary_platform::Platform;
+use tempfile::TempDir;
 
 use crate::cluster::{Cluster, PATIENCE, copy_dir, settings};
 use crate::list_machine::ListMachine;
@@ -33,6 +34,15 @@ async fn propose(cluster: &Cluster, leader: usize, count: u64) {
     for node in cluster.nodes.iter().filter(|node| node.group.is_some()) {
         node.group().wait_applied(index, PATIENCE).await.unwrap();
     }
+}
+
+/// A second process of a replica, on a copy of its directory as it is now.
+async fn start_on_copy(cluster: &Cluster, copied: usize) -> (Group, TempDir) {
+    let copy = copy_dir(&cluster.spec(copied).dir);
+    let spec = granary_consensus::GroupSpec { dir: copy.path().to_owned(), ..cluster.spec(copied) };
+    let machine = Arc::new(ListMachine::default());
+    let twin = Group::start(spec, settings(), machine, Arc::default(), Platform::system()).await.unwrap();
+    (twin, copy)
 }
 
 async fn refusal(group: &Group) -> String {
@@ -145,7 +155,7 @@ async fn an_emptied_directory_is_refused() {
     let started = Group::start(spec, settings(), machine, Arc::default(), Platform::system()).await;
     assert!(matches!(started, Err(Error::LogShort { .. })), "the note is there and the log is not: {started:?}");
 
-    cluster.put_back(emptied, tempfile::TempDir::new().unwrap());
+    cluster.put_back(emptied, TempDir::new().unwrap());
     cluster.start_replica(emptied).await;
     let why = refusal(cluster.nodes[emptied].group()).await;
     assert!(why.contains("another process"), "{why}");
@@ -155,14 +165,25 @@ async fn an_emptied_directory_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_processes_with_one_identity_the_later_start_stays() {
     let (cluster, leader, copied) = cluster().await;
-    let copy = copy_dir(&cluster.spec(copied).dir);
-    let spec = granary_consensus::GroupSpec { dir: copy.path().to_owned(), ..cluster.spec(copied) };
-    let machine = Arc::new(ListMachine::default());
-    let twin = Group::start(spec, settings(), machine, Arc::default(), Platform::system()).await.unwrap();
-    let why = refusal(cluster.nodes[copied].group()).await;
-    assert!(why.contains("started again elsewhere"), "{why}");
+    let original = cluster.nodes[copied].group();
+    let begun = tokio::time::Instant::now();
+    let twin = loop {
+        assert!(begun.elapsed() < PATIENCE, "no copy had everything");
+        let twin = start_on_copy(&cluster, copied).await;
+        tokio::select! {
+            why = refusal(original) => {
+                assert!(why.contains("started again elsewhere"), "{why}");
+                break twin;
+            }
+            // What was still on its way to the file is missing in a copy: that twin is an older copy.
+            why = refusal(&twin.0) => {
+                assert!(why.contains("older copy"), "{why}");
+                twin.0.shutdown().await;
+            }
+        }
+    };
     assert_unharmed(&cluster, leader, copied).await;
-    twin.shutdown().await;
+    twin.0.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
