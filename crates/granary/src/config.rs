@@ -58,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) change_log_budget_bytes: ByteCount,
     pub(crate) seal_interval: Duration,
     pub(crate) seal_bytes: ByteCount,
+    pub(crate) expiry_interval: Duration,
+    pub(crate) expiry_grace: Duration,
     pub(crate) snapshot_after_entries: u64,
     pub(crate) raft_heartbeat: Duration,
     pub(crate) raft_election_min: Duration,
@@ -157,6 +159,8 @@ impl Default for Node {
             change_log_budget_bytes: ByteCount::mib(256),
             seal_interval: Duration::from_millis(500),
             seal_bytes: ByteCount::mib(1),
+            expiry_interval: Duration::from_secs(60),
+            expiry_grace: Duration::from_secs(60),
             snapshot_after_entries: 20_000,
             // An election must survive a second in which two busy cores schedule nobody: five heartbeats and more.
             raft_heartbeat: Duration::from_millis(300),

@@ -19,6 +19,7 @@
 pub mod bootstrap;
 mod comparison;
 mod engine;
+mod expiry;
 pub mod freshness;
 pub mod group_commit;
 pub mod identity;

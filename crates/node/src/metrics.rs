@@ -31,6 +31,7 @@ pub struct Metrics {
     pub(crate) change_log_pressure: IntGaugeVec,
     pub(crate) writes_refused: IntCounterVec,
     pub(crate) writes_slowed: IntCounterVec,
+    pub(crate) expired: IntCounterVec,
     pub(crate) different_replicas: IntGaugeVec,
     compared_index: IntGaugeVec,
     state_hashes: StateHashes,
@@ -96,6 +97,12 @@ impl Metrics {
                 "reason",
             )?,
             writes_slowed: counter("granary_node_entries_slowed_total", "Entries held back by the leader", "reason")?,
+            expired: {
+                let help = "Expired records that the leader removed from the online store";
+                let counter = IntCounterVec::new(Opts::new("granary_node_expired_records_total", help), &["shard"])?;
+                registry.register(Box::new(counter.clone()))?;
+                counter
+            },
             different_replicas: by_shard(
                 "granary_node_different_replicas_count",
                 "At the leader: replicas whose state differs from its own at the same index (RG-2); must be 0",

@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
 use crate::bootstrap::Bootstrap;
+use crate::expiry::Sweeper;
 use crate::identity::Identity;
 use crate::meta::MetaMachine;
 use crate::services::change_log::ChangeLogService;
@@ -164,6 +165,7 @@ impl Node {
         if let Some(group) = &meta_group {
             start.lay_out_shards(group.clone(), catalog.clone());
         }
+        Sweeper::start(&start.settings, &platform, Arc::clone(&replicas), catalog.clone(), Arc::clone(&metrics));
         let supervisor = start.supervise(opened, catalog.clone(), Arc::clone(&replicas), meta_group.clone(), metrics);
         Ok(Self {
             platform,

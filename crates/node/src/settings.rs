@@ -68,6 +68,12 @@ pub struct Settings {
     pub queued_writes_max: usize,
     /// Bytes of the same.
     pub queued_bytes_max: usize,
+    /// How often a leader goes through its rows for expired records.
+    pub expiry_interval: Duration,
+    /// How long after its expiry a record is removed at the earliest: longer than clocks of the cluster differ.
+    pub expiry_grace: Duration,
+    /// A shard without a single record that has a time to live is gone through once in so many rounds and one.
+    pub expiry_idle_rounds: u32,
     /// How often a leader compares its replica's state with the others' (RG-2).
     pub compare_interval: Duration,
     /// After this time in which its disk has synced nothing, or it has applied nothing, a leader hands over.
@@ -98,6 +104,9 @@ impl Settings {
             entries_in_flight_max: 4,
             queued_writes_max: 65_536,
             queued_bytes_max: 64 << 20,
+            expiry_interval: Duration::from_secs(60),
+            expiry_grace: Duration::from_secs(60),
+            expiry_idle_rounds: 60,
             compare_interval: Duration::from_secs(10),
             // Longer than a busy disk takes, and as long as followers wait for a leader that is dead.
             standstill_max: Duration::from_secs(3),

@@ -119,6 +119,9 @@ impl Replica {
 /// # Errors
 /// `Invalid`.
 pub(crate) fn check_from_router(write: &Write) -> Result<(), Error> {
+    if write.kind() == WriteKind::Expiry {
+        return Err(Error::invalid("only a shard's leader removes expired records"));
+    }
     if write.based_on != 0 {
         return Err(Error::invalid("only a shard's leader merges updates"));
     }

@@ -42,7 +42,8 @@ impl From<WriteKind> for Operation {
             // An update's event is a put of the merged row.
             WriteKind::Put | WriteKind::Update { .. } => Self::Put,
             WriteKind::SoftDelete => Self::Delete,
-            WriteKind::HardDelete => Self::Reset,
+            // An expiry's event is a hard delete at the time of expiry.
+            WriteKind::HardDelete | WriteKind::Expiry { .. } => Self::Reset,
         }
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! On replay the rows may be ahead of the entry (see the crate's documentation). Then merging changes nothing, and
 //! all control effects are as they were the first time, for none depends on a row but the one that a cell remembers;
-//! whether an update still holds is decided by the control state alone (`touches.rs`). Only the answer may differ, `SUPERSEDED` for what was
+//! whether an update or an expiry still holds is decided by the control state alone (`touches.rs`). Only the answer may differ, `SUPERSEDED` for what was
 //! `APPLIED`: nobody waits for it.
 
 use std::sync::Arc;
@@ -100,7 +100,7 @@ impl<R: Rows> Apply<'_, R> {
             return Ok(outcome(Status::ChangeLogFull, 0, 0));
         }
         let key = write.targets.online.then(|| cell::key(write.slot, write.group, write.record.as_bytes()));
-        if let (WriteKind::Update { based_on }, Some(key)) = (write.kind, &key)
+        if let (Some(based_on), Some(key)) = (write.kind.based_on(), &key)
             && self.control.touches.last(key) > based_on
             && !is_planted(Mutant::UpdatesBlindly)
         {
@@ -141,6 +141,9 @@ impl<R: Rows> Apply<'_, R> {
                 HardDelete::Stale => return Ok(Status::StaleHardDelete),
                 HardDelete::Untold => return Err(Error::RowsAhead { index: self.index }),
             },
+            // That it holds was decided by the control state. A cell that is ahead has been through it.
+            WriteKind::Expiry { .. } if old.cell.reset >= Some(stamp) => return Ok(Status::Applied),
+            WriteKind::Expiry { .. } => old.reset(stamp),
             WriteKind::Put | WriteKind::Update { .. } | WriteKind::SoftDelete
                 if !old.cell.accepts(&version) && !is_planted(Mutant::ForgetsEventTime) =>
             {
@@ -183,12 +186,15 @@ impl<R: Rows> Apply<'_, R> {
     }
 }
 
-/// What the change log keeps of an accepted write. An update is a put of the merged row to whoever reads it.
+/// What the change log keeps of an accepted write. To whoever reads it, an update is a put of the merged row, and an
+/// expiry a hard delete.
 fn event_of(write: wire::Write) -> wire::Write {
-    match write.kind() {
-        wire::WriteKind::Update => wire::Write { kind: wire::WriteKind::Put.into(), based_on: 0, ..write },
-        _ => write,
-    }
+    let kind = match write.kind() {
+        wire::WriteKind::Update => wire::WriteKind::Put,
+        wire::WriteKind::Expiry => wire::WriteKind::HardDelete,
+        kind => kind,
+    };
+    wire::Write { kind: kind.into(), based_on: 0, ..write }
 }
 
 /// What apply must never do: only for the mutant of that name.

@@ -28,6 +28,7 @@ mod checkpointer;
 mod control;
 mod dedup;
 mod error;
+mod expiry;
 mod list;
 mod marker;
 mod memory_table;
@@ -49,6 +50,7 @@ pub use checkpointer::{Job, Spawn, Step, spawn_thread};
 #[doc(hidden)]
 pub use dedup::Window;
 pub use error::Error;
+pub use expiry::{ExpiredRecord, Look};
 pub use sample::Sample;
 pub use settings::Settings;
 pub use snapshot::PinnedSnapshot;

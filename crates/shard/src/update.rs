@@ -89,7 +89,7 @@ impl Inner {
     }
 
     /// Version and row of a record that exists, expired or not.
-    fn live(&self, key: &Bytes) -> Result<Option<(Version, Bytes)>, Error> {
+    pub(crate) fn live(&self, key: &Bytes) -> Result<Option<(Version, Bytes)>, Error> {
         let Some(stored) = self.get(key)? else { return Ok(None) };
         let latest = StoredCell::decode(key, &stored)?.cell.latest;
         Ok(latest.and_then(|latest| Some((latest.version, latest.value?))))

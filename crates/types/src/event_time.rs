@@ -121,6 +121,21 @@ impl EventTime {
         Self::from_nanos(if negative { -nanos } else { nanos }).map_err(|_| wrong())
     }
 
+    /// The text of this instant in an event time feature of type `kind`, which [`Self::parse`] reads back: Unix seconds
+    /// for Fractional, else ISO-8601.
+    pub fn text(self, kind: FeatureType) -> String {
+        if kind != FeatureType::Fractional {
+            return self.to_string();
+        }
+        let (sign, nanos) = (if self.nanos() < 0 { "-" } else { "" }, self.nanos().unsigned_abs());
+        let second = NANOS_PER_SECOND.unsigned_abs();
+        let (whole, rest) = (nanos / second, nanos % second);
+        if rest == 0 {
+            return format!("{sign}{whole}");
+        }
+        format!("{sign}{whole}.{}", format!("{rest:09}").trim_end_matches('0'))
+    }
+
     /// From nanoseconds since the Unix epoch.
     ///
     /// # Errors
@@ -184,6 +199,22 @@ fn fraction_nanos(digits: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_text_of_each_type_is_read_back() {
+        for (nanos, iso, seconds) in [
+            (0, "1970-01-01T00:00:00Z", "0"),
+            (1_700_000_000_250_000_000, "2023-11-14T22:13:20.250Z", "1700000000.25"),
+            (-1_500_000_001, "1969-12-31T23:59:58.499999999Z", "-1.500000001"),
+        ] {
+            let time = EventTime::from_nanos(nanos).expect("in range");
+            assert_eq!(time.text(FeatureType::String), iso);
+            assert_eq!(time.text(FeatureType::Fractional), seconds);
+            for kind in [FeatureType::String, FeatureType::Fractional] {
+                assert_eq!(EventTime::parse(kind, &time.text(kind)), Ok(time));
+            }
+        }
+    }
 
     #[test]
     fn compares_instants_not_text() {

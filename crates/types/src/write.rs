@@ -19,6 +19,22 @@ pub enum WriteKind {
         /// The last stamp of the shard when the record was read.
         based_on: WriteStamp,
     },
+    /// Resets a record that has expired, as of the moment it did: a hard delete that holds only if nothing was written
+    /// to the record since it was found expired.
+    Expiry {
+        /// The last stamp of the shard when the record was read.
+        based_on: WriteStamp,
+    },
+}
+
+impl WriteKind {
+    /// For a write that holds only if its record is still as it was read: the last stamp of the shard at that time.
+    pub fn based_on(self) -> Option<WriteStamp> {
+        match self {
+            Self::Update { based_on } | Self::Expiry { based_on } => Some(based_on),
+            Self::Put | Self::SoftDelete | Self::HardDelete => None,
+        }
+    }
 }
 
 /// Which stores a write goes to.

@@ -67,6 +67,7 @@ enum Type {
 enum Function {
     Put,
     Update,
+    Fleeting,
     Delete,
     HardDelete,
     Get,
@@ -145,6 +146,8 @@ struct Line {
     value: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kept: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lives: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event_time: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -389,17 +392,19 @@ fn line_of(event: &Event) -> Line {
 }
 
 fn line_of_write(call: WriteCall, base: Line) -> Line {
-    let (f, value) = match call.change {
-        Change::Put { value } => (Function::Put, Some(value)),
-        Change::Update { value } => (Function::Update, Some(value)),
-        Change::SoftDelete => (Function::Delete, None),
-        Change::HardDelete => (Function::HardDelete, None),
+    let (f, value, lives) = match call.change {
+        Change::Put { value } => (Function::Put, Some(value), None),
+        Change::Update { value } => (Function::Update, Some(value), None),
+        Change::Fleeting { value, lives } => (Function::Fleeting, Some(value), Some(lives)),
+        Change::SoftDelete => (Function::Delete, None, None),
+        Change::HardDelete => (Function::HardDelete, None, None),
     };
     Line {
         f: Some(f),
         group: Some(call.key.group),
         key: Some(call.key.key),
         value,
+        lives,
         event_time: Some(call.event_time),
         write_id: Some(call.write_id),
         ..base
@@ -502,6 +507,7 @@ fn call_of(line: &mut Line) -> Result<Call, String> {
         }
         Function::Put => Change::Put { value: take!(line.value) },
         Function::Update => Change::Update { value: take!(line.value) },
+        Function::Fleeting => Change::Fleeting { value: take!(line.value), lives: take!(line.lives) },
         Function::Delete => Change::SoftDelete,
         Function::HardDelete => Change::HardDelete,
     };

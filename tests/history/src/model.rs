@@ -60,6 +60,14 @@ pub enum Change {
         /// The value, unlike any other of the key.
         value: String,
     },
+    /// A put whose time to live was over before it was made: it always reads as absent, and the store removes the record
+    /// when it finds it.
+    Fleeting {
+        /// The value, which only the offline table shows.
+        value: String,
+        /// It expires so long after its event time, in the same unit.
+        lives: i64,
+    },
     /// A version that reads as absent.
     SoftDelete,
     /// A reset: forgets the record and its event time.
@@ -67,10 +75,10 @@ pub enum Change {
 }
 
 impl Change {
-    /// The value that a read sees after it; `None` for deletes.
+    /// The value that it writes; `None` for deletes.
     pub fn value(&self) -> Option<&String> {
         match self {
-            Self::Put { value } | Self::Update { value } => Some(value),
+            Self::Put { value } | Self::Update { value } | Self::Fleeting { value, .. } => Some(value),
             Self::SoftDelete | Self::HardDelete => None,
         }
     }

@@ -17,7 +17,8 @@ struct Tables<'a> {
     complete: bool,
 }
 
-/// The rows are the acknowledged writes, each once, and some of those of unknown outcome, each at most once; their
+/// The rows are the acknowledged writes, each once, and some of those of unknown outcome, each at most once, and one
+/// marker for each record that expired; their
 /// contents are what was written; streams are dense up to the offsets that all groups have reached; no row is past
 /// its table's offset. `None` when no table was read.
 pub fn offline(history: &History, operations: &Operations) -> Option<Vec<Violation>> {
@@ -86,12 +87,40 @@ fn once(tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
             }
         }
     }
-    for here in rows.into_values() {
-        violation(
-            &here[0].1.key,
-            "the offline table has a row that nobody wrote",
-            here.into_iter().map(told).collect(),
-        );
+    found.extend(expiries(rows.into_values().flatten().collect(), tables, operations));
+    found
+}
+
+/// Rows that no client wrote: each is the marker of another record that expired, at the time of its expiry. A record that
+/// nobody wrote to again has its marker.
+fn expiries(rows: Vec<&(u64, &TableRow)>, tables: &Tables<'_>, operations: &Operations) -> Vec<Violation> {
+    let mut markers: BTreeMap<(&Key, i64), Vec<&(u64, &TableRow)>> = BTreeMap::new();
+    for row in rows {
+        markers.entry((&row.1.key, row.1.event_time)).or_default().push(row);
+    }
+    let mut found = Vec::new();
+    let mut violation = |key: &Key, claim: &str, story: Vec<(u64, String)>| {
+        found.push(Violation::new(Rule::OfflineOnce, Some(key), claim, story));
+    };
+    for (key, operations) in &operations.keys {
+        for write in &operations.writes {
+            let Change::Fleeting { lives, .. } = write.call.change else { continue };
+            let here = markers.remove(&(key, write.call.event_time + lives)).unwrap_or_default();
+            let was_there = tables.rows.iter().any(|row| row.1.write_id == write.call.write_id);
+            let mut story: Vec<(u64, String)> = here.iter().map(|row| told(row)).collect();
+            story.push((write.invoked.i, write.told()));
+            match here.as_slice() {
+                [] if was_there && tables.complete && operations.writes.len() == 1 => {
+                    violation(key, "an expired record has no marker in the offline table", story);
+                }
+                [] => {}
+                [marker] if marker.1.value.is_none() && was_there => {}
+                _ => violation(key, "the offline table has more than the marker of an expired record", story),
+            }
+        }
+    }
+    for ((key, _), here) in markers {
+        violation(key, "the offline table has a row that nobody wrote", here.into_iter().map(told).collect());
     }
     found
 }

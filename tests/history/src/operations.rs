@@ -285,6 +285,7 @@ impl Write {
         let what = match change {
             Change::Put { value } => format!("put {key} = {value}"),
             Change::Update { value } => format!("updated {key} to {value}"),
+            Change::Fleeting { value, lives } => format!("put {key} = {value}, expired after {lives},"),
             Change::SoftDelete => format!("soft-deleted {key}"),
             Change::HardDelete => format!("hard-deleted {key}"),
         };

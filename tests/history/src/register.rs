@@ -127,7 +127,7 @@ impl<'a> Register<'a> {
                 Change::Put { value } | Change::Update { value } => {
                     self.by_value.insert(value, index);
                 }
-                Change::SoftDelete | Change::HardDelete => {
+                Change::SoftDelete | Change::HardDelete | Change::Fleeting { .. } => {
                     let class = &mut self.classes[place];
                     class.has_delete = true;
                     let from = class.absent_from.map_or(write.invoked, |from| from.min(write.invoked));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use granary_compactor::{Compactor, StepHook};
 use granary_history::Recorder;
 use granary_history::model::{ReplicaState, What};
+use granary_node::replica::Replica;
 use granary_offline_store::{Options, Warehouse};
 use granary_platform::Platform;
 use granary_router::{Router, Session};
@@ -224,12 +225,30 @@ impl Cluster {
         Ok(())
     }
 
+    /// Whether no leader has a record left that has expired.
+    pub(crate) fn has_nothing_expired(&self) -> Result<(), String> {
+        for shard in (1..=SHARDS).map(ShardId) {
+            let store = Arc::clone(self.leading(shard)?.store());
+            // A look sees the tree, so all must be in there.
+            let waiting = store.status().memory_table_bytes;
+            let look = store.look_for_expired(&[], usize::MAX, u64::MAX).map_err(|error| error.to_string())?;
+            if waiting > 0 || !look.expired.is_empty() {
+                return Err(format!("shard {shard}: {} records, {waiting} bytes in memory", look.expired.len()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The replica that leads a shard.
+    fn leading(&self, shard: ShardId) -> Result<Arc<Replica>, String> {
+        let leader = (1..=NODES).filter_map(|number| self.world.node(number)).find(|node| node.serves(shard));
+        leader.and_then(|node| node.replicas().get(shard)).ok_or_else(|| format!("shard {shard} has no leader"))
+    }
+
     /// Whether every event is in a committed table version.
     pub(crate) fn is_offline_complete(&self) -> Result<(), String> {
         for shard in (1..=SHARDS).map(ShardId) {
-            let leader = (1..=NODES).filter_map(|number| self.world.node(number)).find(|node| node.serves(shard));
-            let leader = leader.and_then(|node| node.replicas().get(shard)).ok_or("no leader")?;
-            let log = leader.store().change_log();
+            let log = self.leading(shard)?.store().change_log();
             if log.trimmed_sequence < log.last_sequence {
                 return Err(format!("shard {shard}: {} of {} events", log.trimmed_sequence, log.last_sequence));
             }

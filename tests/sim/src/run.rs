@@ -98,7 +98,8 @@ impl Run {
         self.wait_for(cluster, "replicas converge", Cluster::has_converged)?;
         cluster.sample();
         self.recorder.note(What::Mark(Mark::Final));
-        self.final_reads(cluster)?;
+        self.final_reads(cluster, &shared)?;
+        self.wait_for(cluster, "expired records are removed", Cluster::has_nothing_expired)?;
         self.wait_for(cluster, "every event reaches the offline store", Cluster::is_offline_complete)?;
         self.recorder.note(What::Mark(Mark::OfflineComplete));
         self.read_tables(cluster)
@@ -121,11 +122,13 @@ impl Run {
     }
 
     /// Every record by every router at every level.
-    fn final_reads(&self, cluster: &mut Cluster) -> anyhow::Result<()> {
+    fn final_reads(&self, cluster: &mut Cluster, shared: &Shared) -> anyhow::Result<()> {
+        let fixed = GROUPS.into_iter().flat_map(|group| keys().into_iter().map(|key| (group.to_owned(), key)));
+        let records: Vec<_> = fixed.chain(shared.fleeting()).collect();
         for desk in cluster.desks.clone() {
-            let recorder = self.recorder.clone();
+            let (recorder, records) = (self.recorder.clone(), records.clone());
             let reader = desk.clone();
-            let done = cluster.await_on(&desk, async move { read_all(reader, recorder).await }, PATIENCE_NS);
+            let done = cluster.await_on(&desk, async move { read_all(reader, recorder, records).await }, PATIENCE_NS);
             anyhow::ensure!(done, "final reads by {} do not end", desk.host);
         }
         Ok(())
@@ -144,7 +147,7 @@ impl Run {
     }
 }
 
-async fn read_all(desk: Desk, recorder: Recorder) {
+async fn read_all(desk: Desk, recorder: Recorder, records: Vec<(String, String)>) {
     let mut client = recorder.client(None);
     let levels = [
         (Level::Linearizable, Consistency::Linearizable),
@@ -153,17 +156,15 @@ async fn read_all(desk: Desk, recorder: Recorder) {
         (Level::Eventual, Consistency::Eventual),
     ];
     for (level, consistency) in levels {
-        for group in GROUPS {
-            for key in keys() {
-                let again = |platform: Platform| async move { platform.sleep(Duration::from_millis(200)).await };
-                // A healed cluster answers, at the latest after an election.
-                for _ in 0..20 {
-                    let (group, key) = (group.to_owned(), key.clone());
-                    if read_one(&desk.router, &mut client, group, key, level, consistency.clone()).await {
-                        break;
-                    }
-                    again(desk.platform.clone()).await;
+        for (group, key) in &records {
+            let again = |platform: Platform| async move { platform.sleep(Duration::from_millis(200)).await };
+            // A healed cluster answers, at the latest after an election.
+            for _ in 0..20 {
+                let (group, key) = (group.clone(), key.clone());
+                if read_one(&desk.router, &mut client, group, key, level, consistency.clone()).await {
+                    break;
                 }
+                again(desk.platform.clone()).await;
             }
         }
     }

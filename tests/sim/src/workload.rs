@@ -14,7 +14,8 @@ use granary_router::{
     Session, UpdateCommand,
 };
 use granary_types::record::RawValue;
-use granary_types::{Error, ErrorKind, WriteId};
+use granary_types::{Error, ErrorKind, Ttl, TtlUnit, WriteId};
+use parking_lot::Mutex;
 
 use crate::rng::Rng;
 
@@ -26,6 +27,8 @@ const KEYS: u64 = 6;
 const RESET_KEY: &str = "reset";
 const EVENT_TIME_BASE: i64 = 1_700_000_000;
 const STALENESS_MS: u32 = 2_000;
+/// Seconds that a fleeting record lives. Event times are years in the past, and no clock steps so far.
+const LIVES: u32 = 60;
 
 /// What the clients of a run share.
 #[derive(Debug)]
@@ -34,13 +37,20 @@ pub(crate) struct Shared {
     pub(crate) running: AtomicUsize,
     event_time: AtomicI64,
     values: AtomicUsize,
+    /// Records with a time to live that was over, by group, and how many there have been.
+    fleeting: Mutex<Vec<(String, String)>>,
 }
 
 impl Shared {
     pub(crate) fn new() -> Arc<Self> {
         let (stop, running) = (AtomicBool::new(false), AtomicUsize::new(0));
         let (event_time, values) = (AtomicI64::new(EVENT_TIME_BASE), AtomicUsize::new(0));
-        Arc::new(Self { stop, running, event_time, values })
+        Arc::new(Self { stop, running, event_time, values, fleeting: Mutex::default() })
+    }
+
+    /// Every record that was put with a time to live: group and key.
+    pub(crate) fn fleeting(&self) -> Vec<(String, String)> {
+        self.fleeting.lock().clone()
     }
 }
 
@@ -104,7 +114,8 @@ impl Worker {
 
     async fn one_call(&mut self) {
         match self.rng.below(100) {
-            0..=37 => self.put().await,
+            0..=33 => self.put().await,
+            34..=37 => self.fleeting().await,
             38..=49 => self.update().await,
             50..=57 => self.delete(false).await,
             58..=61 => self.delete(true).await,
@@ -137,7 +148,12 @@ impl Worker {
     }
 
     async fn put(&mut self) {
-        let (group, key, event_time, id) = (self.group(), self.key(), self.event_time(), self.write_id());
+        let (group, key, event_time) = (self.group(), self.key(), self.event_time());
+        self.put_record(group, key, event_time, None).await;
+    }
+
+    async fn put_record(&mut self, group: String, key: String, event_time: i64, ttl: Option<Ttl>) {
+        let id = self.write_id();
         let value = format!("v{}", self.shared.values.fetch_add(1, Ordering::SeqCst));
         let text = |name: &str, text: String| (name.to_owned(), RawValue::Text(text));
         let command = PutCommand {
@@ -149,14 +165,36 @@ impl Worker {
                 text("kept", value.clone()),
             ],
             targets: None,
-            ttl: None,
+            ttl,
             write_id: Some(id),
             timeout: Some(Duration::from_secs(4)),
         };
-        let call =
-            WriteCall { key: Key::new(group, key), change: Change::Put { value }, event_time, write_id: hex(id) };
+        let change = match ttl {
+            Some(_) => Change::Fleeting { value, lives: LIVES.into() },
+            None => Change::Put { value },
+        };
+        let call = WriteCall { key: Key::new(group, key), change, event_time, write_id: hex(id) };
         let router = self.router.clone();
         self.write(call, || router.put(command.clone())).await;
+    }
+
+    /// Puts a new record that had expired before, and sometimes puts it again soon after, with the same event time and no
+    /// end: the store may remove the first one, never the second.
+    async fn fleeting(&mut self) {
+        let (group, event_time) = (self.group(), self.event_time());
+        let key = {
+            let mut fleeting = self.shared.fleeting.lock();
+            let key = format!("f{}", fleeting.len());
+            fleeting.push((group.clone(), key.clone()));
+            key
+        };
+        let ttl = Ttl::new(TtlUnit::Seconds, LIVES).expect("positive");
+        self.put_record(group.clone(), key.clone(), event_time, Some(ttl)).await;
+        if self.rng.per_mille(500) {
+            let pause = Duration::from_millis(self.rng.between(0, 2_000));
+            self.platform.sleep(pause).await;
+            self.put_record(group, key, event_time, None).await;
+        }
     }
 
     /// Replaces the value and the event time, and leaves what the last put put beside them.

@@ -329,5 +329,7 @@ fn node_settings(name: &str, machine: &Machine) -> granary_node::Settings {
     settings.consensus.snapshot_after_entries = 60;
     settings.consensus.log_entries_kept = 40;
     settings.seal_bytes = 4 << 10;
+    settings.expiry_interval = Duration::from_secs(1);
+    settings.expiry_idle_rounds = 1;
     settings
 }

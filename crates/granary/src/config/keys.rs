@@ -76,6 +76,8 @@ keys! {
     node.change_log_budget_bytes: "Bound of each shard's change log; the one of the shard's leader counts. While the compactor is away: alert at 50 %, slow writers at 75 %, refuse writes that go offline at 95 %.",
     node.seal_interval: "How long an event may wait before its segment of the change log is sealed and the compactor can see it.",
     node.seal_bytes: "A segment of this size is sealed at once.",
+    node.expiry_interval: "How often the leader of a shard goes through its rows to remove expired records from the online store and mark them as deleted offline. Reads judge expiry by themselves, to the second.",
+    node.expiry_grace: "An expired record is removed this long after its expiry at the earliest. Must be longer than the clocks of nodes and routers differ.",
     node.snapshot_after_entries: "A replica takes a snapshot after this many Raft entries, and its Raft log is purged up to it.",
     node.raft_heartbeat: "How often a leader shows that it is alive.",
     node.raft_election_min: "A follower that hears nothing for a time between this and `raft_election_max` stands for election.",

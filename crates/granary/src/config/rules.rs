@@ -50,6 +50,7 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
     }
     let times = [
         ("node.seal_interval", node.seal_interval),
+        ("node.expiry_interval", node.expiry_interval),
         ("router.deadline", config.router.deadline),
         ("compactor.flush_interval", config.compactor.flush_interval),
         ("compactor.poll", config.compactor.poll),

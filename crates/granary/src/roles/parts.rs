@@ -37,6 +37,8 @@ impl<'a> Parts<'a> {
         settings.fjall_cache_bytes = node.fjall_cache_bytes.0;
         settings.seal_interval = node.seal_interval;
         settings.seal_bytes = node.seal_bytes.0;
+        settings.expiry_interval = node.expiry_interval;
+        settings.expiry_grace = node.expiry_grace;
         settings.shard.memory_table_bytes = size(node.memory_table_bytes.0);
         settings.shard.checkpoint_bytes = settings.shard.memory_table_bytes / 4;
         settings.shard.row_cache_bytes = size(node.row_cache_bytes.0);

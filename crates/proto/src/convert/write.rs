@@ -56,11 +56,12 @@ pub fn stream_from_wire(stream: Option<&wire::StreamId>) -> Result<StreamId, Err
 
 /// A write as a message. Shares the bytes of record and row.
 pub fn write_to_wire(write: &Write) -> wire::Write {
-    let (kind, based_on) = match write.kind {
-        WriteKind::Put => (wire::WriteKind::Put, 0),
-        WriteKind::SoftDelete => (wire::WriteKind::SoftDelete, 0),
-        WriteKind::HardDelete => (wire::WriteKind::HardDelete, 0),
-        WriteKind::Update { based_on } => (wire::WriteKind::Update, based_on.0),
+    let kind = match write.kind {
+        WriteKind::Put => wire::WriteKind::Put,
+        WriteKind::SoftDelete => wire::WriteKind::SoftDelete,
+        WriteKind::HardDelete => wire::WriteKind::HardDelete,
+        WriteKind::Update { .. } => wire::WriteKind::Update,
+        WriteKind::Expiry { .. } => wire::WriteKind::Expiry,
     };
     wire::Write {
         id: u128_to_wire(write.id.0),
@@ -75,7 +76,7 @@ pub fn write_to_wire(write: &Write) -> wire::Write {
         offline: write.targets.offline,
         invoked_at_us: write.invoked_at_us,
         row: write.row.clone(),
-        based_on,
+        based_on: write.kind.based_on().map_or(0, |stamp| stamp.0),
         ..wire::Write::default()
     }
 }
@@ -89,10 +90,12 @@ pub fn write_from_wire(write: wire::Write) -> Result<Write, Error> {
         Ok(wire::WriteKind::Put) => WriteKind::Put,
         Ok(wire::WriteKind::SoftDelete) => WriteKind::SoftDelete,
         Ok(wire::WriteKind::HardDelete) => WriteKind::HardDelete,
-        Ok(wire::WriteKind::Update) if !write.online => {
-            return Err(Error::invalid("an update goes to the online store"));
+        Ok(kind @ (wire::WriteKind::Update | wire::WriteKind::Expiry)) if !write.online => {
+            let what = if kind == wire::WriteKind::Update { "an update" } else { "an expiry" };
+            return Err(Error::invalid(format!("{what} goes to the online store")));
         }
         Ok(wire::WriteKind::Update) => WriteKind::Update { based_on: WriteStamp(write.based_on) },
+        Ok(wire::WriteKind::Expiry) => WriteKind::Expiry { based_on: WriteStamp(write.based_on) },
         Err(_) => return Err(Error::invalid(format!("unknown write kind {}", write.kind))),
     };
     Ok(Write {

@@ -10,6 +10,9 @@ use granary_proto::internal::{
     WriteKind, WriteOutcome, row_result, shard_command::Command,
 };
 use granary_shard::{Settings, ShardStore, TreeTrust, Window, spawn_thread};
+use granary_types::{
+    EventTime, FeatureOrdinal, FeatureValue, Record, RecordIdentifier, SchemaVersion, Ttl, TtlUnit, Value,
+};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -75,6 +78,22 @@ pub(crate) fn put(id: u128, record: &str, event_seconds: i64) -> Write {
     }
 }
 
+pub(crate) fn values(texts: &[(u16, &str)]) -> Vec<(FeatureOrdinal, FeatureValue)> {
+    let value = |text: &str| FeatureValue { value: Value::String(text.to_owned()), original: None };
+    texts.iter().map(|(ordinal, text)| (FeatureOrdinal(*ordinal), value(text))).collect()
+}
+
+/// A put of the record `r` with a real row.
+pub(crate) fn put_row(id: u128, seconds: i64, texts: &[(u16, &str)], ttl: Option<u32>) -> Write {
+    let record = Record {
+        identifier: RecordIdentifier::new("r").expect("short"),
+        event_time: EventTime::MIN,
+        values: values(texts),
+        ttl: ttl.map(|seconds| Ttl::new(TtlUnit::Seconds, seconds).expect("positive")),
+    };
+    Write { row: granary_row::encode(&record, SchemaVersion(1)), ..put(id, "r", seconds) }
+}
+
 pub(crate) fn delete(id: u128, record: &str, event_seconds: i64, kind: WriteKind) -> Write {
     Write { kind: kind.into(), ..put(id, record, event_seconds) }
 }
@@ -85,9 +104,9 @@ pub(crate) fn record_name(record: u8) -> String {
 
 /// A write; ids collide now and then.
 fn any_write() -> impl Strategy<Value = Write> {
-    // Updates as a leader merged them, of a record as it was long ago or just now.
+    // Updates and expiries as a leader made them, of a record as it was long ago or just now.
     let kind = prop_oneof![4 => Just(WriteKind::Put), 1 => Just(WriteKind::SoftDelete), 2 => Just(WriteKind::HardDelete),
-        4 => Just(WriteKind::Update)];
+        4 => Just(WriteKind::Update), 2 => Just(WriteKind::Expiry)];
     let based_on = prop_oneof![2 => 1_u64..3_000_000, 1 => Just(u64::MAX)];
     let targets = prop_oneof![6 => Just((true, true)), 1 => Just((true, false)), 1 => Just((false, true)),
         1 => Just((false, false))];
@@ -95,10 +114,10 @@ fn any_write() -> impl Strategy<Value = Write> {
     (0_u128..120, 0..RECORDS, 0_i64..8, kind, targets, epoch, based_on).prop_map(
         |(id, record, seconds, kind, targets, epoch, based_on)| {
             let (online, offline) = targets;
-            let is_update = kind == WriteKind::Update;
+            let is_conditional = matches!(kind, WriteKind::Update | WriteKind::Expiry);
             let write = delete(id, &record_name(record), seconds, kind);
-            let based_on = if is_update { based_on } else { 0 };
-            Write { epoch, online: online || is_update, offline, based_on, ..write }
+            let based_on = if is_conditional { based_on } else { 0 };
+            Write { epoch, online: online || is_conditional, offline, based_on, ..write }
         },
     )
 }
@@ -190,7 +209,7 @@ impl Oracle {
     /// The row and stamp that a read must return.
     fn expected(&self, record: &[u8]) -> Option<(u64, Write)> {
         let history = self.accepted.get(record)?;
-        let is_reset = |write: &Write| write.kind() == WriteKind::HardDelete;
+        let is_reset = |write: &Write| matches!(write.kind(), WriteKind::HardDelete | WriteKind::Expiry);
         let reset = history.iter().filter(|(_, write)| is_reset(write)).map(|(stamp, _)| *stamp).max().unwrap_or(0);
         let counts = history.iter().filter(|(stamp, write)| *stamp > reset && !is_reset(write));
         let newest = counts.max_by_key(|(stamp, write)| (write.event_seconds, write.event_nanos, *stamp))?;

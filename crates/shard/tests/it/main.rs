@@ -3,6 +3,7 @@
 mod commands;
 mod concurrency;
 mod damage;
+mod expiry;
 mod limits;
 mod list;
 mod pinned;

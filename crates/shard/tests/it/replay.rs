@@ -43,7 +43,8 @@ fn check_change_log(store: &ShardStore) {
             assert_eq!(event.sequence, next);
             assert!(event.stamp <= segment.sealed_at);
             let write = event.write.expect("a write");
-            assert!(write.kind() != WriteKind::Update && write.based_on == 0, "an update's event is a put");
+            let is_plain = !matches!(write.kind(), WriteKind::Update | WriteKind::Expiry);
+            assert!(is_plain && write.based_on == 0, "an update's event is a put, an expiry's a hard delete");
             next += 1;
         }
     }

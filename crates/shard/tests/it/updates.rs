@@ -6,29 +6,12 @@ use granary_proto::internal::{Write, WriteKind};
 use granary_row::RowView;
 use granary_shard::{Merged, ShardStore, TreeTrust, decode_segment};
 use granary_types::record::RecordUpdate;
-use granary_types::{
-    EventTime, FeatureOrdinal, FeatureValue, Record, RecordIdentifier, SchemaVersion, Ttl, TtlUnit, Value,
-};
+use granary_types::{RecordIdentifier, SchemaVersion, Ttl, TtlUnit};
 
 use crate::commands::{
-    BUDGET, apply, batch, batch_within, delete, fresh, image, open, open_slots, put, read, seal, snapshot, statuses,
+    BUDGET, apply, batch, batch_within, delete, fresh, image, open, open_slots, put, put_row, read, seal, snapshot,
+    statuses, values,
 };
-
-fn values(texts: &[(u16, &str)]) -> Vec<(FeatureOrdinal, FeatureValue)> {
-    let value = |text: &str| FeatureValue { value: Value::String(text.to_owned()), original: None };
-    texts.iter().map(|(ordinal, text)| (FeatureOrdinal(*ordinal), value(text))).collect()
-}
-
-/// A put with a real row.
-fn put_row(id: u128, seconds: i64, texts: &[(u16, &str)], ttl: Option<u32>) -> Write {
-    let record = Record {
-        identifier: RecordIdentifier::new("r").expect("short"),
-        event_time: EventTime::MIN,
-        values: values(texts),
-        ttl: ttl.map(|seconds| Ttl::new(TtlUnit::Seconds, seconds).expect("positive")),
-    };
-    Write { row: granary_row::encode(&record, SchemaVersion(1)), ..put(id, "r", seconds) }
-}
 
 /// An update as a router sends it.
 fn update(id: u128, seconds: Option<i64>, texts: &[(u16, &str)], ttl: Option<u32>) -> Write {

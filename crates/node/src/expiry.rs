@@ -1,0 +1,172 @@
+//! Expired records leave the online store, and say so offline (`docs/adr/0014-expiry.md`).
+//!
+//! Reads judge expiry by themselves, exact to the second. What happens here is later and unhurried: the leader of each
+//! shard goes through its rows, a piece at a time, and proposes a hard delete for each record that expired a while ago.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use granary_catalog::CatalogView;
+use granary_platform::{Platform, TaskKind};
+use granary_proto::convert::write_to_wire;
+use granary_proto::internal::{self, write_outcome::Status};
+use granary_shard::{ExpiredRecord, Look};
+use granary_types::{Epoch, FeatureGroup, RecordIdentifier, ShardId, Targets, Write, WriteId, WriteKind, WriteStamp};
+use prost::Message;
+use tokio::sync::watch;
+
+use crate::group_commit::{WriteError, store_error};
+use crate::replica::Replica;
+use crate::supervisor::Replicas;
+use crate::{Metrics, Settings};
+
+/// Cells looked at in one go.
+const PIECE_CELLS: usize = 4_096;
+/// The pause between two: ten thousand cells a second are less than a tenth of a core, with either engine.
+const PIECE_PAUSE: Duration = Duration::from_millis(400);
+/// Expiries proposed in one entry. Few, because two in a bucket of touches wait for the next round.
+const ENTRY_EXPIRIES: usize = 128;
+
+/// Removes expired records of the shards that this node leads.
+pub(crate) struct Sweeper {
+    replicas: Arc<Replicas>,
+    catalog: watch::Receiver<Arc<CatalogView>>,
+    platform: Platform,
+    interval: Duration,
+    grace: Duration,
+    idle_rounds: u32,
+    metrics: Arc<Metrics>,
+    /// Rounds still to be left out.
+    idle: HashMap<ShardId, u32>,
+}
+
+impl Sweeper {
+    pub(crate) fn start(
+        settings: &Settings,
+        platform: &Platform,
+        replicas: Arc<Replicas>,
+        catalog: watch::Receiver<Arc<CatalogView>>,
+        metrics: Arc<Metrics>,
+    ) {
+        let sweeper = Self {
+            replicas,
+            catalog,
+            platform: platform.clone(),
+            interval: settings.expiry_interval,
+            grace: settings.expiry_grace,
+            idle_rounds: settings.expiry_idle_rounds,
+            metrics,
+            idle: HashMap::new(),
+        };
+        platform.spawn(TaskKind::Request, "expiry", sweeper.run());
+    }
+
+    async fn run(mut self) {
+        while self.rest(self.interval).await {
+            for replica in self.replicas.all().into_iter().filter(|replica| replica.leads()) {
+                self.sweep_if_due(&replica).await;
+            }
+        }
+    }
+
+    /// Whether to go on afterwards.
+    async fn rest(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.platform.sleep(time) => true,
+            () = self.platform.shutdown_begun() => false,
+        }
+    }
+
+    async fn sweep_if_due(&mut self, replica: &Arc<Replica>) {
+        let shard = replica.shard();
+        if let Some(rounds) = self.idle.get_mut(&shard).filter(|rounds| **rounds > 0) {
+            *rounds -= 1;
+            return;
+        }
+        match self.sweep(replica).await {
+            Ok(with_ttl) => {
+                self.idle.insert(shard, if with_ttl == 0 { self.idle_rounds } else { 0 });
+            }
+            // Another leader, a full queue, a full change log: the next round does it.
+            Err(error) => tracing::debug!(%shard, ?error, "expired records are not removed for now"),
+        }
+    }
+
+    /// Goes through all rows of the shard. Returns how many records have a time to live.
+    async fn sweep(&self, replica: &Arc<Replica>) -> Result<u64, WriteError> {
+        let (mut after, mut with_ttl) = (bytes::Bytes::new(), 0);
+        loop {
+            let look = self.look(replica, after).await?;
+            with_ttl += look.with_ttl;
+            for expired in look.expired.chunks(ENTRY_EXPIRIES) {
+                self.remove(replica, expired).await?;
+            }
+            let Some(reached) = look.reached else { return Ok(with_ttl) };
+            after = reached;
+            if !self.rest(PIECE_PAUSE).await || !replica.leads() {
+                return Ok(with_ttl);
+            }
+        }
+    }
+
+    async fn look(&self, replica: &Arc<Replica>, after: bytes::Bytes) -> Result<Look, WriteError> {
+        let (store, now) = (Arc::clone(replica.store()), self.now());
+        let look = self.platform.blocking(move || store.look_for_expired(&after, PIECE_CELLS, now));
+        let failed = |error: &dyn std::fmt::Display| {
+            WriteError::Failed(granary_types::Error::new(granary_types::ErrorKind::Internal, error.to_string()))
+        };
+        look.await.map_err(|error| failed(&error))?.map_err(store_error)
+    }
+
+    /// The clock by which records have expired: behind the node's, so that no router with a slower clock still serves
+    /// what is removed.
+    fn now(&self) -> u64 {
+        self.platform.now_nanos().saturating_sub(u64::try_from(self.grace.as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Proposes the removal of records as far as they are still expired.
+    async fn remove(&self, replica: &Arc<Replica>, expired: &[ExpiredRecord]) -> Result<(), WriteError> {
+        let view = Arc::clone(&self.catalog.borrow());
+        let (mut entry, mut bytes) = (Vec::new(), 0);
+        for record in expired {
+            // What is left of a feature group that was deleted is nobody's history.
+            let Some(group) = view.group_by_id(record.group) else { continue };
+            let Some(expiry) = self.expiry(group, record) else { continue };
+            let confirmed = replica.store().confirm_expiry(expiry).map_err(store_error)?;
+            bytes += confirmed.as_ref().map_or(0, Message::encoded_len);
+            if bytes > replica.entry_bytes_max() {
+                break;
+            }
+            entry.extend(confirmed);
+        }
+        if entry.is_empty() {
+            return Ok(());
+        }
+        let written = replica.queue().submit(entry).await?;
+        let removed = written.outcomes.iter().filter(|outcome| outcome.status() == Status::Applied).count();
+        self.metrics.expired.with_label_values(&[&replica.shard().to_string()]).inc_by(removed as u64);
+        Ok(())
+    }
+
+    fn expiry(&self, group: &FeatureGroup, record: &ExpiredRecord) -> Option<internal::Write> {
+        let identifier = RecordIdentifier::new(record.record.clone()).ok()?;
+        let event_time = record.expires_at.text(group.event_time_feature().kind);
+        let row = granary_row::encode_delete(group, &identifier, &event_time);
+        let row = row.inspect_err(|error| tracing::error!(%error, group = group.name, "record cannot expire")).ok()?;
+        let write = Write {
+            id: WriteId(self.platform.fresh_id()),
+            slot: record.slot,
+            // Set when it is confirmed.
+            epoch: Epoch(0),
+            group: record.group,
+            record: identifier,
+            event_time: record.expires_at,
+            kind: WriteKind::Expiry { based_on: WriteStamp(0) },
+            targets: Targets { online: true, offline: group.offline.is_some() },
+            invoked_at_us: self.platform.now_micros(),
+            row,
+        };
+        Some(internal::Write { now_nanos: self.now(), ..write_to_wire(&write) })
+    }
+}
