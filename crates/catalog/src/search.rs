@@ -82,7 +82,7 @@ pub fn search(view: &CatalogView, arn_prefix: &str, request: &SearchRequest) -> 
     let order = Order::new(resource, request)?;
     let after = match request.page_token.as_str() {
         "" => None,
-        token => Some(Place::from_token(resource, token)?),
+        token => Some(Place::from_token(resource, &order.name, token)?),
     };
 
     let mut matches = matches(view, arn_prefix, resource, condition.as_ref(), &order);
@@ -91,7 +91,7 @@ pub fn search(view: &CatalogView, arn_prefix: &str, request: &SearchRequest) -> 
     matches.sort_by(|(one, _), (other, _)| order.compare(one, other));
     let more = matches.len() > limit;
     matches.truncate(limit);
-    let next_page_token = matches.last().filter(|_| more).map(|(place, _)| place.to_token());
+    let next_page_token = matches.last().filter(|_| more).map(|(place, _)| place.to_token(&order.name));
     Ok(Found { hits: matches.into_iter().map(|(_, hit)| hit).collect(), total, next_page_token })
 }
 
@@ -124,6 +124,8 @@ fn matches(
 
 /// In which order results come.
 struct Order {
+    /// Tells orders apart: a place in one is none in another.
+    name: String,
     property: Property,
     ascending: bool,
 }
@@ -135,7 +137,8 @@ impl Order {
         if property.is_many() {
             return Err(Error::invalid(format!("results cannot be sorted by {name:?}, which has many values")));
         }
-        Ok(Self { property, ascending: request.ascending })
+        let direction = if request.ascending { '+' } else { '-' };
+        Ok(Self { name: format!("{direction}{name}"), property, ascending: request.ascending })
     }
 
     fn place(&self, candidate: Candidate<'_>) -> Place {

@@ -78,13 +78,18 @@ impl Router {
     }
 
     async fn search_unmeasured(&self, request: v1::SearchRequest) -> Result<Found, Error> {
-        let _admitted = self.shared.admit()?;
-        self.list()?;
+        let admitted = self.shared.admit()?;
+        self.ready()?;
         let view = self.shared.view();
         let settings = &self.shared.settings;
         let arn_prefix = format!("arn:aws:sagemaker:{}:{}:feature-group/", settings.region, settings.account_id);
         // A pass over a catalog of many features takes long enough to hold up what is served beside it.
-        let found = self.shared.platform.blocking(move || search(&view, &arn_prefix, &request)).await;
+        let found = self.shared.platform.blocking(move || {
+            // Its place is taken until it is done, also when nobody waits for it any more.
+            let _admitted = admitted;
+            search(&view, &arn_prefix, &request)
+        });
+        let found = found.await;
         found.map_err(|error| Error::new(ErrorKind::Internal, format!("search: {error}")))?
     }
 

@@ -28,6 +28,8 @@ use crate::{OnlineRecord, Router};
 /// How often one call asks all shards. Each time they look at some 10,000 records each; a call that found nothing to
 /// return by then returns its place.
 const ROUNDS_MAX: usize = 16;
+/// Bytes of rows on a page, well within what a message may have; one larger row goes alone.
+const PAGE_BYTES_MAX: usize = 1 << 20;
 const FORMAT_VERSION: u8 = 1;
 const PLACE_LEN_MIN: usize = 1 + 4 + 2 + 4;
 
@@ -109,7 +111,7 @@ pub struct ListedRecord {
 /// A page of a listing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ListAnswer {
-    /// In the listing's order. May be fewer than asked for though more follow.
+    /// In the listing's order. May be fewer than asked for though more follow: about 1 MiB of rows are a page too.
     pub records: Vec<ListedRecord>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<ListPlace>,
@@ -145,7 +147,8 @@ impl Router {
             let (mut records, next) = page.ask(self, answer.next.as_ref(), room).await?;
             answer.records.append(&mut records);
             answer.next = next;
-            if answer.next.is_none() || answer.records.len() >= command.limit {
+            let is_full = answer.records.len() >= command.limit || (page.rows.is_some() && !answer.records.is_empty());
+            if answer.next.is_none() || is_full {
                 break;
             }
         }
@@ -172,10 +175,7 @@ impl Page {
         let parts = self.parts(router, after, room).await?;
         let now_nanos = router.shared.platform.now_nanos();
         let mut merged = merge(self.group.id, parts)?;
-        if merged.found.len() > room {
-            merged.found.truncate(room);
-            merged.end = merged.found.last().map(|(place, _)| place.clone());
-        }
+        merged.cut(room, PAGE_BYTES_MAX);
         let records = merged.found.into_iter().filter_map(|(place, row)| {
             let identifier = String::from_utf8_lossy(&place.record).into_owned();
             let Some(row) = row else { return Some(Ok(ListedRecord { identifier, record: None })) };
@@ -304,6 +304,24 @@ struct Merged {
     end: Option<ListPlace>,
 }
 
+impl Merged {
+    /// Keeps the first ones: at most `count`, and at most `bytes` of rows but for one that is larger.
+    fn cut(&mut self, count: usize, bytes: usize) {
+        let mut left = bytes;
+        let fits = self.found.iter().take(count).enumerate().take_while(|(place, (_, row))| {
+            let length = row.as_ref().map_or(0, |row| row.row.len());
+            let fits = length <= left || *place == 0;
+            left = left.saturating_sub(length);
+            fits
+        });
+        let fits = fits.count();
+        if fits < self.found.len() {
+            self.found.truncate(fits);
+            self.end = self.found.last().map(|(place, _)| place.clone());
+        }
+    }
+}
+
 /// Nothing counts that lies behind the place up to which another shard looked: there may be more before it.
 fn merge(group: FeatureGroupId, parts: Vec<ShardListed>) -> Result<Merged, Error> {
     let mut merged = Merged::default();
@@ -357,6 +375,28 @@ mod tests {
             records: records.iter().map(listed).collect(),
             end: end.map(|(slot, record)| place(slot, record)),
         }
+    }
+
+    #[test]
+    fn a_page_ends_with_the_last_row_that_fits() {
+        let cut = |lengths: &[usize], count, bytes| {
+            let row = |length: usize| internal::RowResult { row: vec![0; length].into(), ..Default::default() };
+            let place = |slot: usize| ListPlace {
+                group: FeatureGroupId(1),
+                slot: Slot(u16::try_from(slot).expect("small")),
+                record: Bytes::new(),
+            };
+            let found = lengths.iter().enumerate().map(|(slot, length)| (place(slot), Some(row(*length)))).collect();
+            let mut merged = Merged { found, end: None };
+            merged.cut(count, bytes);
+            (merged.found.len(), merged.end.map(|end| end.slot.0))
+        };
+        assert_eq!(cut(&[4, 4, 2], 9, 10), (3, None));
+        assert_eq!(cut(&[4, 4, 3], 9, 10), (2, Some(1)));
+        assert_eq!(cut(&[4, 4, 3, 1], 9, 10), (2, Some(1)), "none is passed over");
+        assert_eq!(cut(&[11, 1], 9, 10), (1, Some(0)), "a larger one goes alone");
+        assert_eq!(cut(&[1, 1, 1], 2, 10), (2, Some(1)));
+        assert_eq!(cut(&[], 2, 10), (0, None));
     }
 
     type Told = (u16, String);

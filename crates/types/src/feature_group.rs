@@ -194,6 +194,26 @@ pub struct ThroughputConfig {
     pub write_units: Option<u32>,
 }
 
+impl ThroughputConfig {
+    /// On-demand groups have no capacity, provisioned ones need both units (contract 2.1).
+    ///
+    /// # Errors
+    /// `Invalid`, naming what is missing or too much.
+    pub fn check(&self) -> Result<(), Error> {
+        let units = [self.read_units, self.write_units];
+        match self.mode.as_str() {
+            "OnDemand" if units.iter().any(Option::is_some) => {
+                Err(Error::invalid("ThroughputMode OnDemand takes no capacity units"))
+            }
+            "Provisioned" if units.iter().any(Option::is_none) => {
+                Err(Error::invalid("ThroughputMode Provisioned needs read and write capacity units"))
+            }
+            "OnDemand" | "Provisioned" => Ok(()),
+            mode => Err(Error::invalid(format!("ThroughputMode {mode:?} is neither OnDemand nor Provisioned"))),
+        }
+    }
+}
+
 /// Where a feature group is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FeatureGroupStatus {
@@ -331,8 +351,13 @@ impl FeatureGroup {
         &self.schema.features()[usize::from(self.record_identifier.0)]
     }
 
-    /// Whether its offline table is kept as an Iceberg table too (`TableFormat` Iceberg).
+    /// Whether its offline table is kept as an Iceberg table too (`TableFormat` Iceberg), which is partitioned by the text
+    /// of event times.
     pub fn is_iceberg(&self) -> bool {
+        self.asks_for_iceberg() && self.event_time_feature().kind == FeatureType::String
+    }
+
+    fn asks_for_iceberg(&self) -> bool {
         self.offline.as_ref().is_some_and(|offline| offline.table_format.as_deref() == Some("Iceberg"))
     }
 
@@ -362,16 +387,29 @@ impl FeatureGroup {
                 event_time.name
             )));
         }
-        if self.is_iceberg() && event_time.kind != FeatureType::String {
+        if self.record_identifier_feature().collection.is_some() {
+            return Err(Error::invalid("a record identifier feature is not a collection"));
+        }
+        Ok(())
+    }
+
+    /// Checks what a new group must keep to, beside [`Self::check`]. Groups that are there already may be older than a
+    /// rule and are kept.
+    ///
+    /// # Errors
+    /// `Invalid`, naming the field.
+    pub fn check_new(&self) -> Result<(), Error> {
+        let event_time = self.event_time_feature();
+        if self.asks_for_iceberg() && event_time.kind != FeatureType::String {
             return Err(Error::invalid(format!(
                 "TableFormat Iceberg requires an event time of type String, which it is partitioned by: feature {:?}",
                 event_time.name
             )));
         }
-        if self.record_identifier_feature().collection.is_some() {
-            return Err(Error::invalid("a record identifier feature is not a collection"));
+        if self.tags.len() > TAG_COUNT_MAX {
+            return Err(Error::invalid(format!("a feature group has at most {TAG_COUNT_MAX} tags")));
         }
-        Ok(())
+        self.throughput.as_ref().map_or(Ok(()), ThroughputConfig::check)
     }
 }
 

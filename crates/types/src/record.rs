@@ -126,9 +126,6 @@ impl RecordUpdate {
     ) -> Result<Self, Error> {
         FeatureValue::parse(group.record_identifier_feature(), identifier)?;
         let mut parsed = parse_values(group, values)?;
-        if parsed.is_empty() {
-            return Err(Error::invalid("an update needs a feature to change"));
-        }
         let at = |ordinal: FeatureOrdinal, values: &[(FeatureOrdinal, FeatureValue)]| {
             values.binary_search_by_key(&ordinal, |(ordinal, _)| *ordinal).ok()
         };
@@ -138,6 +135,9 @@ impl RecordUpdate {
                 return Err(Error::invalid(format!("an update cannot change the record identifier feature {name:?}")));
             }
             parsed.remove(place);
+        }
+        if parsed.is_empty() {
+            return Err(Error::invalid("an update needs a feature to change"));
         }
         let event_time_feature = group.event_time_feature();
         let event_time = match at(group.event_time, &parsed).and_then(|place| parsed[place].1.text()) {

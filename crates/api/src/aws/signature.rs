@@ -105,7 +105,7 @@ fn check_scope(claim: &Claim<'_>, service: Service) -> Result<(), Refusal> {
         )));
     }
     if !claim.time_text.starts_with(claim.date) {
-        let day = &claim.time_text[..claim.date.len().min(claim.time_text.len())];
+        let day = claim.time_text.split('T').next().unwrap_or_default();
         return Err(Refusal::Scope(format!("Date in Credential scope does not match {day}, the day it was signed")));
     }
     Ok(())

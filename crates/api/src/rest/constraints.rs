@@ -73,22 +73,34 @@ fn is_role_arn(text: &str) -> bool {
         && role.bytes().all(inner)
 }
 
+/// How many broken constraints are told in words; more are counted.
+const TOLD_MAX: usize = 20;
+
 /// The constraints that a request breaks, collected so that all are told at once.
 #[derive(Debug, Default)]
 pub(super) struct Violations {
-    found: Vec<String>,
+    /// The first ones, in words.
+    told: Vec<String>,
+    found: usize,
 }
 
 impl Violations {
     fn add(&mut self, value: &str, field: &str, constraint: &str) {
         let shown: String = value.chars().take(SHOWN_LEN_MAX).collect();
-        self.found.push(format!("Value '{shown}' at '{field}' failed to satisfy constraint: {constraint}"));
+        self.tell(format_args!("Value '{shown}' at '{field}' failed to satisfy constraint: {constraint}"));
+    }
+
+    fn tell(&mut self, violation: std::fmt::Arguments<'_>) {
+        self.found += 1;
+        if self.told.len() < TOLD_MAX {
+            self.told.push(violation.to_string());
+        }
     }
 
     /// A member that must be there; the value where it is.
     pub(super) fn required<'a, T>(&mut self, field: &str, value: &'a Option<T>) -> Option<&'a T> {
         if value.is_none() {
-            self.found.push(format!("Value null at '{field}' failed to satisfy constraint: Member must not be null"));
+            self.tell(format_args!("Value null at '{field}' failed to satisfy constraint: Member must not be null"));
         }
         value.as_ref()
     }
@@ -143,12 +155,12 @@ impl Violations {
 
     /// Nothing, or all that was found as one fault.
     pub(super) fn finish(self, plane: Plane) -> Result<(), Fault> {
-        let errors = match self.found.len() {
+        let errors = match self.found {
             0 => return Ok(()),
             1 => "1 validation error".to_owned(),
             count => format!("{count} validation errors"),
         };
-        Err(Fault::constraints(plane, format!("{errors} detected: {}", self.found.join("; "))))
+        Err(Fault::constraints(plane, format!("{errors} detected: {}", self.told.join("; "))))
     }
 }
 
@@ -175,6 +187,17 @@ mod tests {
              satisfy enum value set: [Integral, Fractional, String]; \
              Value '101' at 'maxResults' failed to satisfy constraint: Member must have value less than or equal to 100"
         );
+    }
+
+    #[test]
+    fn a_request_that_is_wrong_all_over_is_not_told_all_of_it() {
+        let mut violations = Violations::default();
+        for member in 0..10_000 {
+            violations.name(&format!("member.{member}"), "-");
+        }
+        let message = violations.finish(Plane::Control).expect_err("all are broken").message;
+        assert!(message.starts_with("10000 validation errors detected: Value '-' at 'member.0'"), "{message}");
+        assert_eq!(message.matches("failed to satisfy").count(), TOLD_MAX);
     }
 
     #[test]

@@ -109,26 +109,10 @@ impl Request {
         }
         let definitions = self.feature_definitions.as_deref().unwrap_or_default();
         definitions::check_collections(definitions, storage, false)?;
-        self.check_throughput()?;
         if storage == "InMemory" {
             self.check_in_memory()?;
         }
         tags::check_keys(self.tags.as_deref().unwrap_or_default())
-    }
-
-    /// On-demand groups have no capacity, provisioned ones need both units (contract 2.1).
-    fn check_throughput(&self) -> Result<(), String> {
-        let Some(throughput) = &self.throughput_config else { return Ok(()) };
-        let units = [throughput.provisioned_read_capacity_units, throughput.provisioned_write_capacity_units];
-        match throughput.throughput_mode.as_deref() {
-            Some("OnDemand") if units.iter().any(Option::is_some) => {
-                Err("ThroughputMode OnDemand takes no capacity units".into())
-            }
-            Some("Provisioned") if units.iter().any(Option::is_none) => {
-                Err("ThroughputMode Provisioned needs read and write capacity units".into())
-            }
-            _ => Ok(()),
-        }
     }
 
     fn check_in_memory(&self) -> Result<(), String> {

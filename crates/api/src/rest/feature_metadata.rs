@@ -93,11 +93,11 @@ impl Rest {
 }
 
 fn check_feature(name: &Option<String>, violations: &mut Violations) -> String {
-    let name = violations.required("featureName", name).cloned().unwrap_or_default();
-    if !name.is_empty() {
-        violations.name("featureName", &name);
+    let name = violations.required("featureName", name);
+    if let Some(name) = name {
+        violations.name("featureName", name);
     }
-    name
+    name.cloned().unwrap_or_default()
 }
 
 impl UpdateRequest {

@@ -12,7 +12,7 @@ use super::{Candidate, Resource};
 const MEMBERS_MAX: usize = 20;
 /// Expressions within each other.
 const DEPTH_MAX: usize = 5;
-/// Filters in all of an expression: what bounds the work for one candidate.
+/// Filters and subexpressions in all of an expression: what bounds the work for one candidate.
 const FILTERS_MAX: usize = 400;
 /// The longest value, in characters (contract 2.8).
 const VALUE_LEN_MAX: usize = 1_024;
@@ -90,6 +90,8 @@ impl Compiler {
             conditions.push(self.nested(nested)?);
         }
         for expression in &wanted.expressions {
+            // One that asks nothing is work too.
+            self.count_filter()?;
             conditions.push(self.expression(expression, depth + 1)?);
         }
         // An expression that asks nothing is met by everything.
@@ -124,8 +126,9 @@ impl Compiler {
 
     fn count_filter(&mut self) -> Result<(), Error> {
         let left = self.filters_left.checked_sub(1);
-        self.filters_left =
-            left.ok_or_else(|| Error::invalid(format!("a search has at most {FILTERS_MAX} filters in all")))?;
+        self.filters_left = left.ok_or_else(|| {
+            Error::invalid(format!("a search has at most {FILTERS_MAX} filters and subexpressions in all"))
+        })?;
         Ok(())
     }
 }

@@ -16,21 +16,22 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// `<group>/<ordinal, or - for a group>/<key: -, n and a number, t and a text>`: opaque to callers.
-    pub(super) fn to_token(&self) -> String {
+    /// `<order>/<group>/<ordinal, or - for a group>/<key: -, n and a number, t and a text>`: opaque to callers.
+    pub(super) fn to_token(&self, order: &str) -> String {
         let feature = self.feature.map_or_else(|| "-".to_owned(), |ordinal| ordinal.to_string());
         let key = match &self.key {
             None => "-".to_owned(),
             Some(Value::Number(number)) => format!("n{number}"),
             Some(Value::Text(text)) => format!("t{text}"),
         };
-        format!("{}/{feature}/{key}", self.group)
+        format!("{order}/{}/{feature}/{key}", self.group)
     }
 
     /// # Errors
-    /// `Invalid` for what is no token of a search for `resource`.
-    pub(super) fn from_token(resource: Resource, token: &str) -> Result<Self, Error> {
-        let place = Self::parse(token).filter(|place| place.feature.is_some() == (resource == Resource::Feature));
+    /// `Invalid` for what is no token of a search for `resource` in this order.
+    pub(super) fn from_token(resource: Resource, order: &str, token: &str) -> Result<Self, Error> {
+        let place = token.strip_prefix(order).and_then(|token| token.strip_prefix('/')).and_then(Self::parse);
+        let place = place.filter(|place| place.feature.is_some() == (resource == Resource::Feature));
         place.ok_or_else(|| Error::invalid("NextToken is not one that was returned for this search"))
     }
 

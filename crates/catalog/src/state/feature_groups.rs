@@ -43,7 +43,8 @@ impl CatalogState {
         let mut group = FeatureGroup::clone(self.live_group(&command.name)?);
         self.names.remove(&command.name);
         group.status = FeatureGroupStatus::Deleted;
-        group.updated_at_ms = command.now_ms;
+        // A clock that went back must not take a change back.
+        group.updated_at_ms = command.now_ms.max(group.updated_at_ms + 1);
         self.keep_group(Arc::new(group));
         Ok(())
     }
@@ -138,7 +139,7 @@ fn tables_meet(one: &OfflineConfig, other: &OfflineConfig) -> bool {
     }
 }
 
-/// The group that a command describes, checked as every group is.
+/// The group that a command describes, checked as every group and as a new one.
 fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
     let request = command.request.clone().ok_or_else(|| Error::invalid("a feature group needs a description"))?;
     let offline = request.offline.map(|offline| v1::OfflineConfig {
@@ -149,7 +150,7 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
     if let Some(offline) = &offline {
         offline::check_uri("resolved output", &offline.resolved_uri)?;
     }
-    feature_group_from_wire(&v1::FeatureGroup {
+    let group = feature_group_from_wire(&v1::FeatureGroup {
         id,
         name: request.name,
         features: request.features.into_iter().map(undated).collect(),
@@ -165,7 +166,9 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
         updated_at_ms: command.now_ms,
         schema_version: 1,
         status: v1::FeatureGroupStatus::Created.into(),
-    })
+    })?;
+    group.check_new()?;
+    Ok(group)
 }
 
 /// A definition without the times that only answers have: a feature is as old as the change that brought it.

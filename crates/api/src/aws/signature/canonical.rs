@@ -13,18 +13,15 @@ use crate::aws::{Call, Service};
 const QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATH: &AsciiSet = &QUERY.remove(b'/');
 
-/// Headers that change what a request does: where they are there, they must be signed.
-const MUST_BE_SIGNED: [&str; 4] = ["x-amz-date", "x-amz-target", "x-amz-security-token", "x-amz-content-sha256"];
+/// Headers of this kind change what a request does, as `x-amz-copy-source` does: where they are there, they must be
+/// signed, beside signed URLs too.
+const MUST_BE_SIGNED: &str = "x-amz-";
 
 /// The canonical request (task 1 of the signing process).
 pub(super) fn request(claim: &Claim<'_>, service: Service, call: &Call, payload_hash: &str) -> Result<String, Refusal> {
-    if !claim.in_query {
-        let unsigned = MUST_BE_SIGNED
-            .into_iter()
-            .find(|name| call.headers.contains_key(*name) && !claim.signed_headers.contains(name));
-        if let Some(name) = unsigned {
-            return Err(Refusal::Unsigned(name));
-        }
+    let names = call.headers.keys().map(http::HeaderName::as_str).filter(|name| name.starts_with(MUST_BE_SIGNED));
+    if let Some(name) = names.into_iter().find(|name| !claim.signed_headers.contains(name)) {
+        return Err(Refusal::Unsigned(name.to_owned()));
     }
     let method = call.method.as_str();
     let path = path(service, call.uri.path());

@@ -10,6 +10,9 @@ use crate::aws::Call;
 pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// The last part of every scope.
 pub(super) const TERMINATOR: &str = "aws4_request";
+/// Bytes of `YYYYMMDD`, and of `YYYYMMDDTHHMMSSZ`.
+const DATE_LEN: usize = 8;
+const TIME_LEN: usize = 16;
 /// The longest time a signed URL may be good for: a week, in seconds.
 const EXPIRES_MAX: i64 = 7 * 24 * 3_600;
 
@@ -93,8 +96,12 @@ impl<'a> Claim<'a> {
         let &[access_key_id, date, region, service, TERMINATOR] = parts.as_slice() else {
             return Err(wrong);
         };
-        if date.len() != 8 {
+        if date.len() != DATE_LEN || !date.bytes().all(|byte| byte.is_ascii_digit()) {
             return Err(wrong);
+        }
+        // The parser alone takes years of other lengths and digits that are not ASCII's.
+        if time_text.len() != TIME_LEN || !time_text.is_ascii() {
+            return Err(Refusal::Incomplete("X-Amz-Date is not YYYYMMDDTHHMMSSZ"));
         }
         let time = NaiveDateTime::parse_from_str(time_text, "%Y%m%dT%H%M%SZ");
         let time = time.map_err(|_| Refusal::Incomplete("X-Amz-Date is not YYYYMMDDTHHMMSSZ"))?;

@@ -15,7 +15,7 @@ pub enum Refusal {
     /// A part is missing or ill-formed.
     Incomplete(&'static str),
     /// A header that must be signed is not.
-    Unsigned(&'static str),
+    Unsigned(String),
     /// The scope is another service's, or of another day.
     Scope(String),
     /// The access key is not known.
@@ -92,12 +92,15 @@ impl Refusal {
     /// The answer, in the service's form.
     pub fn into_response(self, service: Service) -> Response<Body> {
         let (status, code, message) = (self.status(service), self.code(service), self.message());
+        // A message may repeat what the caller sent.
+        let in_xml = || message.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
         match service {
-            Service::S3 => xml(status, &format!("<Error><Code>{code}</Code><Message>{message}</Message></Error>")),
+            Service::S3 => xml(status, &format!("<Error><Code>{code}</Code><Message>{}</Message></Error>", in_xml())),
             Service::Sts | Service::Iam => xml(
                 status,
                 &format!(
-                    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+                    "<ErrorResponse><Error><Type>Sender</Type><Code>{code}</Code><Message>{}</Message></Error></ErrorResponse>",
+                    in_xml()
                 ),
             ),
             _ => axum::response::IntoResponse::into_response(Fault { status, code, message }),
@@ -105,7 +108,6 @@ impl Refusal {
     }
 }
 
-/// None of our messages holds a character that XML would have to escape but the apostrophe, which text may hold.
 fn xml(status: StatusCode, element: &str) -> Response<Body> {
     let mut response = Response::new(Body::from(format!("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n{element}")));
     *response.status_mut() = status;

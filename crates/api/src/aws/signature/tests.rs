@@ -78,6 +78,10 @@ fn the_documented_signed_url_is_accepted_until_it_expires() {
     let signed_at = 1_369_353_600;
     assert!(verify(&keys, Service::S3, &get, signed_at + 86_400).is_ok());
     assert_eq!(verify(&keys, Service::S3, &get, signed_at + 86_401), Err(Refusal::Expired));
+    let more = [("host", "examplebucket.s3.amazonaws.com"), ("x-amz-copy-source", "/bucket/secret")];
+    let copy = call(Method::PUT, uri, &more, "");
+    let unsigned = Err(Refusal::Unsigned("x-amz-copy-source".to_owned()));
+    assert_eq!(verify(&keys, Service::S3, &copy, signed_at), unsigned);
 }
 
 #[test]
@@ -113,7 +117,12 @@ fn what_was_not_signed_so_stays_out() {
     let target = HeaderValue::from_static("SageMaker.DeleteFeatureGroup");
     assert_eq!(
         changed(&|call| drop(call.headers.insert("x-amz-target", target.clone()))),
-        Err(Refusal::Unsigned("x-amz-target"))
+        Err(Refusal::Unsigned("x-amz-target".to_owned()))
+    );
+    let source = HeaderValue::from_static("/bucket/secret");
+    assert_eq!(
+        changed(&|call| drop(call.headers.insert("x-amz-copy-source", source.clone()))),
+        Err(Refusal::Unsigned("x-amz-copy-source".to_owned()))
     );
     assert_eq!(changed(&|call| drop(call.headers.remove(AUTHORIZATION))), Err(Refusal::NotSigned));
     let other = AccessKeys::parse(&format!("{KEY} another")).expect("a key");
@@ -164,6 +173,19 @@ fn ill_formed_claims_are_told_so() {
         put.headers.insert(AUTHORIZATION, HeaderValue::from_bytes(text.as_bytes()).expect("a value"));
         assert!(matches!(verify(&keys(), Service::SageMaker, &put, NOW), Err(Refusal::Incomplete(_))), "{text:?}");
     }
+    let authorization =
+        "AWS4-HMAC-SHA256 Credential=a/20150830/r/sagemaker/aws4_request, SignedHeaders=host, Signature=0";
+    for time in ["", "20150830", "2015083é123600Z", "+2015-08-30T12:36:00Z", "020150830T123600Z", "20150830T12360Z"] {
+        let mut put = call(Method::PUT, "/", &[("authorization", authorization)], "");
+        put.headers.insert("x-amz-date", HeaderValue::from_bytes(time.as_bytes()).expect("a value"));
+        assert!(matches!(verify(&keys(), Service::SageMaker, &put, NOW), Err(Refusal::Incomplete(_))), "{time:?}");
+    }
+    let signed_url = "/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=a/2015083%C3%A9/r/s3/aws4_request\
+                      &X-Amz-Date=2015083T1236000Z&X-Amz-Expires=60&X-Amz-SignedHeaders=host&X-Amz-Signature=0";
+    let get = call(Method::GET, signed_url, &[("host", "h")], "");
+    assert!(matches!(verify(&keys(), Service::S3, &get, NOW), Err(Refusal::Incomplete(_))));
+    let scope = Refusal::Scope("not '<a>&'".to_owned());
+    assert!(format!("{:?}", scope.into_response(Service::S3)).contains("400"));
     for text in ["", "0", &"g".repeat(64), &"+1".repeat(32), &"é".repeat(32)] {
         assert_eq!(unhex(text), None, "{text:?}");
     }
