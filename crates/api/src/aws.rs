@@ -1,8 +1,9 @@
 //! AWS's services on the one port: which of them a request is for, and who answers.
 //!
 //! SageMaker is answered by [`crate::rest`]; what lives above this crate (Athena, Glue, S3) comes in through
-//! [`AwsService`]. Where access keys are configured, every call passes [`signature::verify`] first, whatever it is for.
+//! [`AwsService`]. Where access keys are configured, every call passes [`gate::Gate`] and its [`signature::verify`] first, whatever it is for.
 
+pub mod gate;
 pub mod signature;
 
 use axum::body::Body;
@@ -118,7 +119,7 @@ fn service_in<'a>(credential: &'a str, slash: &str) -> Option<&'a str> {
 ///
 /// # Errors
 /// The answer to one that is too large or cannot be read.
-pub async fn read(request: Request<Body>, body_bytes_max: usize) -> Result<Call, Box<Response<Body>>> {
+pub(crate) async fn read(request: Request<Body>, body_bytes_max: usize) -> Result<Call, Box<Response<Body>>> {
     let (parts, body) = request.into_parts();
     match axum::body::to_bytes(body, body_bytes_max).await {
         Ok(body) => Ok(Call { method: parts.method, uri: parts.uri, headers: parts.headers, body }),

@@ -34,6 +34,7 @@ use tonic::server::NamedService;
 use tonic::service::RoutesBuilder;
 use tonic_health::server::HealthReporter;
 
+use aws::gate::Gate;
 use aws::signature::AccessKeys;
 use aws::{AwsService, Service};
 use edge::Edge;
@@ -143,13 +144,11 @@ impl Api {
         self.grpc.add_service(feature_store).add_service(reflection);
         let edge = Edge {
             grpc: self.grpc.routes().prepare().into_axum_router(),
-            platform: self.router.platform().clone(),
+            gate: Gate::new(self.router.platform(), &self.settings),
             aws: self.aws,
-            rest: Rest::new(self.router, self.settings.clone(), metrics),
+            rest: Rest::new(self.router, self.settings, metrics),
             registry: self.registry,
             readiness: self.readiness,
-            body_bytes_max: self.settings.body_bytes_max,
-            access_keys: self.settings.access_keys,
         };
         Ok(axum::Router::new().fallback(edge::handle).with_state(Arc::new(edge)).merge(self.routes))
     }

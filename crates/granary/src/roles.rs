@@ -122,7 +122,7 @@ pub(crate) async fn query(config: Config, platform: Platform) -> anyhow::Result<
     let probes = serve(&platform, probes, Probes::new(registry, readiness).into_service());
     let routes = http::routes(&service);
     let grpc = ports::grpc_service(QueryServer::from_arc(service)).await?.merge(routes);
-    let port = ports::with_aws(grpc, lake, parts.api()?, &platform);
+    let port = ports::with_aws(grpc, lake, &parts.api()?, &platform);
     tracing::info!(listen = %listener.local_addr()?, "query service serves");
     let server = serve(&platform, listener, port);
     let told = until_told_to_stop(&platform).await;

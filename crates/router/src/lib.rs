@@ -51,12 +51,20 @@ use metrics::Metrics;
 use nodes::Nodes;
 use replicas::Leaders;
 
+/// Which of a shard's two write queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Queue {
+    Plain,
+    Updates,
+}
+
 /// Routes commands to shards and to the meta group. Cheap to clone; clones share connections and queues.
 #[derive(Clone)]
 pub struct Router {
     shared: Arc<Shared>,
-    /// The write queue of each shard, begun when it is first written to.
-    lanes: Arc<Mutex<HashMap<ShardId, Lane>>>,
+    /// The write queues of each shard, begun when they are first used. Updates have one of their own: a busy record takes
+    /// one for each commit, and who only puts must not wait for that.
+    lanes: Arc<Mutex<HashMap<(ShardId, Queue), Lane>>>,
 }
 
 impl Router {
@@ -100,8 +108,8 @@ impl Router {
         &self.shared.platform
     }
 
-    fn lane(&self, shard: ShardId) -> Lane {
-        self.lanes.lock().entry(shard).or_insert_with(|| Lane::start(&self.shared, shard)).clone()
+    fn lane(&self, shard: ShardId, queue: Queue) -> Lane {
+        self.lanes.lock().entry((shard, queue)).or_insert_with(|| Lane::start(&self.shared, shard)).clone()
     }
 }
 

@@ -17,7 +17,7 @@ use granary_types::{
 use crate::deadline::{Backoff, Deadline};
 use crate::lane::Applied;
 use crate::replicas::RoundFailed;
-use crate::{Router, Session};
+use crate::{Queue, Router, Session};
 
 /// A put as it arrives.
 #[derive(Debug, Clone, PartialEq)]
@@ -204,10 +204,12 @@ impl Router {
             return Err(Missed::for_now("no_route", error));
         };
         message.epoch = epoch.0;
+        let mut queue = Queue::Plain;
         if message.kind() == internal::WriteKind::Update {
             message.now_nanos = self.shared.platform.now_nanos();
+            queue = Queue::Updates;
         }
-        let queued = self.lane(shard).enqueue(message.clone(), deadline);
+        let queued = self.lane(shard, queue).enqueue(message.clone(), deadline);
         let answer = queued.map_err(|error| Missed::for_good("queue_full", error))?;
         match tokio::time::timeout_at(deadline.0, answer).await {
             Ok(Ok(Ok(applied))) => {

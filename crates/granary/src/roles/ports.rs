@@ -10,7 +10,8 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use granary_api::Readiness;
-use granary_api::aws::{self, AwsService, Service, signature};
+use granary_api::aws::AwsService;
+use granary_api::aws::gate::Gate;
 use granary_platform::{Platform, TaskKind};
 use granary_proto::DESCRIPTORS;
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -70,29 +71,22 @@ where
 pub(crate) fn with_aws(
     routes: axum::Router,
     handler: Arc<dyn AwsService>,
-    settings: granary_api::Settings,
+    settings: &granary_api::Settings,
     platform: &Platform,
 ) -> axum::Router {
-    let (settings, platform) = (Arc::new(settings), platform.clone());
+    let gate = Arc::new(Gate::new(platform, settings));
     let answer = move |request: Request| {
-        let (handler, settings, platform) = (Arc::clone(&handler), Arc::clone(&settings), platform.clone());
+        let (handler, gate) = (Arc::clone(&handler), Arc::clone(&gate));
         async move {
             let kind = request.headers().get(CONTENT_TYPE);
             if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
                 return tonic::Status::unimplemented("no such service here").into_http();
             }
-            let call = match aws::read(request, settings.body_bytes_max).await {
-                Ok(call) => call,
-                Err(refused) => return *refused,
+            let answer = async |request| match gate.admit(request).await {
+                Ok((service, call)) => handler.answer(service, call).await,
+                Err(refused) => *refused.response,
             };
-            let service = Service::of(&call);
-            if let Some(keys) = &settings.access_keys {
-                let now = i64::try_from(platform.now_millis() / 1_000).unwrap_or(i64::MAX);
-                if let Err(refusal) = signature::verify(keys, service, &call, now) {
-                    return refusal.into_response(service);
-                }
-            }
-            handler.answer(service, call).await
+            gate.identified(request, answer).await
         }
     };
     routes.fallback(answer)
