@@ -65,6 +65,9 @@ struct Found {
     outdated: BTreeMap<String, Named>,
 }
 
+/// The files that commits removed, by path, with the sizes that they had, where the log says that.
+type Removed = BTreeMap<String, Vec<Option<i64>>>;
+
 /// A file as the log names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Named {
@@ -134,7 +137,7 @@ impl OfflineTable {
                 None if !is_data(path) || verdicts.has(&meta) => continue,
                 None if meta.last_modified.timestamp_millis() < oldest => continue,
                 // Before they are counted, or those that were removed could fill every look.
-                None if self.is_removed(path, &mut removed).await? => continue,
+                None if self.is_removed(path, meta.size, &mut removed).await? => continue,
                 None => {}
             }
             found.candidates.push(meta);
@@ -162,19 +165,26 @@ impl OfflineTable {
         Ok(named.collect())
     }
 
-    /// Whether a commit removed the file of this path. `removed` is what the log says of that, once it was asked.
-    async fn is_removed(&self, path: &str, removed: &mut Option<BTreeSet<String>>) -> Result<bool, Error> {
+    /// Whether a commit removed the file of this path and size. One of another size is another file, written since.
+    /// `removed` is what the log says of that, once it was asked.
+    async fn is_removed(&self, path: &str, size: u64, removed: &mut Option<Removed>) -> Result<bool, Error> {
         let removed = match removed {
             Some(removed) => removed,
-            None => removed.insert(self.removed_paths().await?),
+            None => removed.insert(self.removed_files().await?),
         };
-        Ok(removed.contains(path))
+        Ok(removed
+            .get(path)
+            .is_some_and(|sizes| sizes.iter().any(|of| of.is_none() || *of == i64::try_from(size).ok())))
     }
 
-    async fn removed_paths(&self) -> Result<BTreeSet<String>, Error> {
+    async fn removed_files(&self) -> Result<Removed, Error> {
         let log_store = self.delta.log_store();
-        let removed = self.delta.snapshot()?.all_tombstones(log_store.as_ref());
-        Ok(removed.map_ok(|file| file.path().into_owned()).try_collect().await?)
+        let mut tombstones = self.delta.snapshot()?.all_tombstones(log_store.as_ref());
+        let mut removed = Removed::new();
+        while let Some(file) = tombstones.try_next().await? {
+            removed.entry(file.path().into_owned()).or_default().push(file.size());
+        }
+        Ok(removed)
     }
 
     /// One commit for all of them. After a commit of somebody else the log is asked again: that one may have named the same
@@ -188,7 +198,7 @@ impl OfflineTable {
             let (named, mut removed) = (self.named_files()?, None);
             let mut actions = Vec::new();
             for file in files.iter().filter(|file| named.get(&file.path).is_none_or(|named| !file.is(named))) {
-                if self.version() == looked_at || !self.is_removed(&file.path, &mut removed).await? {
+                if self.version() == looked_at || !self.is_removed(&file.path, file.size, &mut removed).await? {
                     actions.push(Action::Add(file.to_add()));
                 }
             }

@@ -294,6 +294,10 @@ async fn a_taken_in_file_that_is_gone_or_another_no_longer_breaks_the_table() {
     assert_eq!(taken.refused.len(), 1);
     assert_eq!(ages(&mut table).await, [30, 30, 31, 32]);
     assert_eq!(take_in(&mut table, &mut verdicts).await, TakenIn::default());
+    // What comes back as it was stays outside; another file of the name is another file.
+    put(&table, "gone.parquet", from_spark(&["a"])).await;
+    put(&table, "spoilt.parquet", from_spark(&["a", "b"])).await;
+    assert_eq!(take_in(&mut table, &mut verdicts).await.files, ["spoilt.parquet"]);
     assert_eq!(table.offsets(&[stream(1)]).await.expect("offsets")[&stream(1)], 1);
 }
 
