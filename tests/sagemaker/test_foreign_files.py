@@ -55,6 +55,7 @@ def test_files_are_found_and_served(server, name):
     control, runtime = server.client("sagemaker"), server.client("sagemaker-featurestore-runtime")
     create_users(control, name)
     directory = prefix(server, control, name)
+    before = server.metric("granary_compactor_foreign_files_total")
     # Before anything was put, so before there is a table.
     write_as_spark(directory, "spark", 1, "2024-01-01T08:00:00Z")
     wait_until(lambda: rows(server, name) == [("spark", 1)], 30, "the first file's row")
@@ -63,7 +64,7 @@ def test_files_are_found_and_served(server, name):
     wait_until(lambda: rows(server, name) == [("put", 2), ("spark", 1), ("spark", 3)], 30, "rows of both")
     for log in directory.rglob("_delta_log"):
         assert deltalake.DeltaTable(str(log.parent)).to_pyarrow_table().num_rows == 3
-    assert server.metric("granary_compactor_foreign_files_total") == 2
+    assert server.metric("granary_compactor_foreign_files_total") == before + 2
 
 
 def test_joins_place_their_rows_in_time(server, name):

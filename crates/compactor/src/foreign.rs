@@ -1,50 +1,112 @@
 //! Files that other programs wrote under a feature group's prefix, on their way into its table.
 //!
-//! One group at a time, all of them once an interval: each look lists the group's directory.
+//! Each look lists a group's directory, which may take long, so it is taken beside the flushes, with handles of its own, and
+//! holds nothing up. One group at a time, all of them once an interval.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use granary_catalog::CatalogView;
 use granary_offline_store::{OfflineTable, TakenIn, Verdicts, Warehouse};
+use granary_platform::Platform;
 use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
 use crate::Error;
-use crate::metrics::Metrics;
+use crate::error::chain;
+use crate::iceberg::Publisher;
+use crate::marks::Marks;
+use crate::metrics::{FOREIGN_OUTCOMES, Metrics};
 
-/// How many refused files of one look are named in the log.
+/// How many refused or removed files of one look are named in the log.
 const NAMED_MAX: usize = 20;
 
-/// Which group is looked at next, and what is known of files that stay outside.
+/// The loop that looks for them.
 #[derive(Debug)]
 pub(crate) struct ForeignFiles {
-    /// When the next round begins; the groups of a round follow each other without a pause.
-    pub(crate) due: Instant,
-    last: Option<FeatureGroupId>,
+    pub(crate) platform: Platform,
+    pub(crate) catalog: watch::Receiver<Arc<CatalogView>>,
+    pub(crate) warehouse: Arc<Warehouse>,
+    pub(crate) marks: Marks,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) metrics: Metrics,
+    /// Zero means never.
+    pub(crate) interval: Duration,
+    /// So many tables are kept open from one look to the next.
+    pub(crate) open_max: usize,
+}
+
+/// What is known from the looks before.
+#[derive(Debug, Default)]
+struct Known {
+    open: BTreeMap<FeatureGroupId, OfflineTable>,
     verdicts: BTreeMap<FeatureGroupId, Verdicts>,
+    /// Those whose last look failed, which is told once.
+    failing: BTreeSet<FeatureGroupId>,
+}
+
+impl Known {
+    /// Forgets all groups but these.
+    fn retain(&mut self, live: &BTreeSet<FeatureGroupId>) {
+        self.open.retain(|id, _| live.contains(id));
+        self.verdicts.retain(|id, _| live.contains(id));
+        self.failing.retain(|id| live.contains(id));
+    }
 }
 
 impl ForeignFiles {
-    pub(crate) fn new(due: Instant) -> Self {
-        Self { due, last: None, verdicts: BTreeMap::new() }
-    }
-
-    /// The next group of this round, or `None` when the round is over.
-    pub(crate) fn next(&mut self, catalog: &CatalogView) -> Option<Arc<FeatureGroup>> {
-        let live = |group: &&Arc<FeatureGroup>| group.offline.is_some() && group.status == FeatureGroupStatus::Created;
-        let after = catalog.groups().filter(live).filter(|group| self.last.is_none_or(|last| group.id > last));
-        let next = after.min_by_key(|group| group.id).cloned();
-        self.last = next.as_ref().map(|group| group.id);
-        if next.is_none() {
-            self.verdicts.retain(|id, _| catalog.group_by_id(*id).is_some_and(|group| live(&group)));
+    /// Looks at all groups, again and again. Never ends.
+    pub(crate) async fn run(&self) {
+        if self.interval.is_zero() {
+            return future::pending().await;
         }
-        next
+        let mut known = Known::default();
+        loop {
+            self.platform.sleep(self.interval).await;
+            let catalog = self.catalog.borrow().clone();
+            let live =
+                |group: &&Arc<FeatureGroup>| group.offline.is_some() && group.status == FeatureGroupStatus::Created;
+            let groups: Vec<Arc<FeatureGroup>> = catalog.groups().filter(live).cloned().collect();
+            known.retain(&groups.iter().map(|group| group.id).collect());
+            for group in &groups {
+                self.look_and_tell(&catalog, group, &mut known).await;
+            }
+        }
     }
 
-    /// The group's verdicts, to be changed.
-    pub(crate) fn verdicts(&mut self, group: FeatureGroupId) -> &mut Verdicts {
-        self.verdicts.entry(group).or_default()
+    async fn look_and_tell(&self, catalog: &CatalogView, group: &Arc<FeatureGroup>, known: &mut Known) {
+        let may_create = self.marks.has_none(group.id, catalog.shards().iter().map(|shard| shard.stream));
+        let (kept, verdicts) = (known.open.remove(&group.id), known.verdicts.entry(group.id).or_default());
+        let look = look(kept, &self.warehouse, group, may_create, verdicts);
+        match self.platform.apart_from_time(look).await {
+            Ok(found) => {
+                if known.failing.remove(&group.id) {
+                    tracing::info!(group = group.name, "files of other programs are looked for again");
+                }
+                let Some((table, taken)) = found else { return };
+                tell(group, &taken, &self.metrics);
+                self.publisher.queue(&table);
+                if known.open.len() < self.open_max {
+                    known.open.insert(group.id, table);
+                }
+            }
+            Err(error) if known.failing.insert(group.id) => {
+                tracing::warn!(
+                    group = group.name,
+                    error = chain(&error),
+                    "look for files of other programs, again later"
+                );
+            }
+            Err(error) => {
+                tracing::debug!(
+                    group = group.name,
+                    error = chain(&error),
+                    "look for files of other programs still fails"
+                );
+            }
+        }
     }
 }
 
@@ -53,7 +115,7 @@ impl ForeignFiles {
 ///
 /// # Errors
 /// [`Error::Table`]; the next round looks again.
-pub(crate) async fn look(
+async fn look(
     kept: Option<OfflineTable>,
     warehouse: &Warehouse,
     group: &Arc<FeatureGroup>,
@@ -78,19 +140,24 @@ pub(crate) async fn look(
 }
 
 /// Says and counts what a look brought.
-pub(crate) fn tell(group: &FeatureGroup, taken: &TakenIn, metrics: &Metrics) {
-    metrics.foreign_files.with_label_values(&["taken"]).inc_by(taken.files.len() as u64);
-    metrics.foreign_files.with_label_values(&["refused"]).inc_by(taken.refused.len() as u64);
-    metrics.rows.inc_by(taken.rows);
-    if !taken.files.is_empty() {
-        let (files, rows) = (taken.files.len(), taken.rows);
+fn tell(group: &FeatureGroup, taken: &TakenIn, metrics: &Metrics) {
+    let TakenIn { files, rows, refused, removed } = taken;
+    for (outcome, count) in FOREIGN_OUTCOMES.iter().zip([files.len(), refused.len(), removed.len()]) {
+        metrics.foreign_files.with_label_values(&[outcome]).inc_by(count as u64);
+    }
+    metrics.rows.inc_by(*rows);
+    if !files.is_empty() {
+        let files = files.len();
         tracing::info!(group = group.name, files, rows, "files of another program are part of the offline table now");
     }
-    for (path, why) in taken.refused.iter().take(NAMED_MAX) {
+    for (path, why) in refused.iter().take(NAMED_MAX) {
         tracing::warn!(group = group.name, path, why, "file of another program is no part of the offline table");
     }
-    if taken.refused.len() > NAMED_MAX {
-        let more = taken.refused.len() - NAMED_MAX;
+    for path in removed.iter().take(NAMED_MAX) {
+        tracing::warn!(group = group.name, path, "file of another program is gone or another, its rows left the table");
+    }
+    let more = refused.len().saturating_sub(NAMED_MAX) + removed.len().saturating_sub(NAMED_MAX);
+    if more > 0 {
         tracing::warn!(group = group.name, more, "more such files");
     }
 }

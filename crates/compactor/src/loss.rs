@@ -73,7 +73,7 @@ pub async fn give_up(warehouse: &Warehouse, group: &Arc<FeatureGroup>, lost: &[L
 async fn marks(platform: &Platform, catalog: &CatalogView, call_timeout: Duration) -> Result<Marks, Error> {
     let mut nodes = Nodes::new(platform.clone(), call_timeout, Rests { min: call_timeout, max: call_timeout });
     nodes.follow(catalog);
-    let mut marks = Marks::default();
+    let marks = Marks::default();
     for shard in catalog.shards() {
         let stream = shard.stream;
         // After the last number there can be: without events.

@@ -24,12 +24,29 @@ pub(crate) struct Metrics {
     pub(crate) iceberg_waiting: IntGauge,
 }
 
+/// What becomes of a file of another program.
+pub(crate) const FOREIGN_OUTCOMES: [&str; 3] = ["taken", "refused", "removed"];
+
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help)?);
         let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help)?);
         let by_shard =
             |name: &str, help: &str| registered(registry, IntGaugeVec::new(Opts::new(name, help), &["shard"])?);
+        let foreign_files = registered(
+            registry,
+            IntCounterVec::new(
+                Opts::new(
+                    "granary_compactor_foreign_files_total",
+                    "Files of other programs that became part of a table, cannot, or are part of it no more",
+                ),
+                &["outcome"],
+            )?,
+        )?;
+        // Shown from the beginning on, so that the first file is seen as an increase.
+        for outcome in FOREIGN_OUTCOMES {
+            foreign_files.with_label_values(&[outcome]).inc_by(0);
+        }
         // 10 ms to 41 s.
         let buckets = prometheus::exponential_buckets(0.01, 2.0, 13)?;
         Ok(Self {
@@ -37,16 +54,7 @@ impl Metrics {
             rows: counter("granary_compactor_rows_total", "Rows committed")?,
             files: counter("granary_compactor_files_total", "Files committed")?,
             file_bytes: counter("granary_compactor_file_bytes_total", "Bytes of the committed files")?,
-            foreign_files: registered(
-                registry,
-                IntCounterVec::new(
-                    Opts::new(
-                        "granary_compactor_foreign_files_total",
-                        "Files of other programs that became part of a table, or cannot",
-                    ),
-                    &["outcome"],
-                )?,
-            )?,
+            foreign_files,
             commits: counter("granary_compactor_commits_total", "Table commits made")?,
             conflicts: counter(
                 "granary_compactor_conflicts_total",

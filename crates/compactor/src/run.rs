@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::error::chain;
 use crate::flush::{StreamOutcome, flush};
-use crate::foreign::{self, ForeignFiles};
+use crate::foreign::ForeignFiles;
 use crate::health::Rests;
 use crate::iceberg::Publisher;
 use crate::metrics::Metrics;
@@ -41,7 +41,7 @@ pub struct Compactor {
     publisher: Arc<Publisher>,
     tails: BTreeMap<StreamId, Tail>,
     audits: Audits,
-    foreign: ForeignFiles,
+    foreign: Arc<ForeignFiles>,
 }
 
 impl fmt::Debug for Compactor {
@@ -65,14 +65,25 @@ impl Compactor {
         let rests = Rests { min: settings.backoff_min, max: settings.backoff_max };
         let metrics = Metrics::register(registry)?;
         let publisher = Arc::new(Publisher::new(platform.clone(), &settings, metrics.clone()));
+        let tables = Tables::new(warehouse.clone(), publisher.clone(), settings.tables_open_max);
+        let foreign = ForeignFiles {
+            platform: platform.clone(),
+            catalog: catalog.clone(),
+            warehouse,
+            marks: tables.marks.clone(),
+            publisher: publisher.clone(),
+            metrics: metrics.clone(),
+            interval: settings.foreign_files_interval,
+            open_max: settings.tables_open_max,
+        };
         Ok(Self {
             nodes: Nodes::new(platform.clone(), settings.call_timeout, rests),
-            tables: Tables::new(warehouse, publisher.clone(), settings.tables_open_max),
+            tables,
             metrics,
             publisher,
             tails: BTreeMap::new(),
             audits: Audits { due: platform.instant(), last: None, last_failing: None, of_failing: false },
-            foreign: ForeignFiles::new(platform.instant() + settings.foreign_files_interval),
+            foreign: Arc::new(foreign),
             platform,
             catalog,
             settings,
@@ -81,11 +92,12 @@ impl Compactor {
 
     /// Works until shutdown, then stops where it is: what is unfinished is done again by whoever comes next.
     pub async fn run(mut self) {
-        let (platform, publisher) = (self.platform.clone(), self.publisher.clone());
+        let (platform, publisher, foreign) = (self.platform.clone(), self.publisher.clone(), self.foreign.clone());
         tokio::select! {
             () = platform.shutdown_begun() => {}
             () = self.work() => {}
             () = publisher.run() => {}
+            () = foreign.run() => {}
         }
     }
 
@@ -99,7 +111,6 @@ impl Compactor {
             }
             self.acknowledge(&catalog).await;
             self.audit(&catalog).await;
-            self.look_for_foreign_files(&catalog).await;
             self.observe();
             if fresh == 0 {
                 self.wait().await;
@@ -261,31 +272,6 @@ impl Compactor {
                 self.tables.keep(table);
             }
             Err(error) => self.tables.failing.note(group, &error),
-        }
-    }
-
-    /// Looks at one group's directory when it is time.
-    async fn look_for_foreign_files(&mut self, catalog: &CatalogView) {
-        let (now, interval) = (self.platform.instant(), self.settings.foreign_files_interval);
-        if interval.is_zero() || now < self.foreign.due {
-            return;
-        }
-        let Some(group) = self.foreign.next(catalog) else {
-            self.foreign.due = now + interval;
-            return;
-        };
-        let (kept, warehouse) = (self.tables.take(group.id), self.tables.warehouse());
-        let may_create = self.tables.marks.of(group.id).is_empty();
-        let verdicts = self.foreign.verdicts(group.id);
-        let look = foreign::look(kept, &warehouse, &group, may_create, verdicts);
-        match self.platform.apart_from_time(look).await {
-            Ok(Some((table, taken))) => {
-                foreign::tell(&group, &taken, &self.metrics);
-                self.tables.keep(table);
-            }
-            Ok(None) => {}
-            // A table that is lost or cannot be reached is told of by whoever has to write to it.
-            Err(error) => tracing::debug!(group = group.name, error = chain(&error), "look for foreign files, later"),
         }
     }
 

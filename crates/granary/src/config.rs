@@ -82,6 +82,8 @@ pub(crate) struct Compactor {
     pub(crate) flush_bytes: ByteCount,
     pub(crate) poll: Duration,
     pub(crate) foreign_files_interval: Duration,
+    pub(crate) iceberg_interval: Duration,
+    pub(crate) iceberg_snapshots_max: u32,
 }
 
 /// SQL and point-in-time joins.
@@ -188,6 +190,8 @@ impl Default for Compactor {
             flush_bytes: ByteCount::mib(64),
             poll: Duration::from_millis(200),
             foreign_files_interval: Duration::from_secs(30),
+            iceberg_interval: Duration::from_secs(5),
+            iceberg_snapshots_max: 500,
         }
     }
 }

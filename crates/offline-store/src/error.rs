@@ -96,6 +96,13 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// A manifest or manifest list that the newest Iceberg document names is not in the table's directory: it was deleted, or
+    /// the document was copied from another place. The next document begins anew.
+    #[error("iceberg metadata names a file that is not there uri={uri}")]
+    IcebergLost {
+        /// The file.
+        uri: String,
+    },
     /// A file of Iceberg metadata could not be encoded or decoded.
     #[error("encode or decode avro")]
     Avro(#[source] apache_avro::Error),
@@ -127,7 +134,7 @@ impl Error {
             Self::NewerSchema { .. } | Self::ObjectStore(_) | Self::Table(_) | Self::Busy { .. } | Self::Io(_) => {
                 ErrorKind::Unavailable
             }
-            Self::Iceberg { .. } | Self::Avro(_) => ErrorKind::Internal,
+            Self::Iceberg { .. } | Self::IcebergLost { .. } | Self::Avro(_) => ErrorKind::Internal,
             Self::TableMismatch { .. } | Self::Arrow(_) | Self::Parquet(_) | Self::TaskDied => ErrorKind::Internal,
         }
     }

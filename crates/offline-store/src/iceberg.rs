@@ -4,8 +4,8 @@
 //! the log says as Iceberg says it, for readers that know only that. It may be killed anywhere, run twice at once, or not at
 //! all for a while: a document is numbered by the Delta version that it shows and put only where none of that number is,
 //! and whoever comes next begins with the newest document and the log. Documents only ever add to the ones before: new
-//! files get a manifest of their own, older manifests are named again, and only when the log took files away, or is not
-//! the log that was shown, is everything written anew.
+//! files get a manifest of their own, older manifests are named again, and only when the log took files away, named some a
+//! second time, or is not the log that was shown, or when manifests are not where they were put, is everything written anew.
 //!
 //! Manifests are merged when sixteen of about one size have gathered, so that a snapshot names few of them, and a file is
 //! written again as often as its number of files has digits to the base of sixteen.
@@ -17,7 +17,7 @@ mod place;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::DateTime;
+use chrono::{DateTime, Days, NaiveDate, NaiveDateTime};
 use deltalake_core::kernel::Action;
 use deltalake_core::logstore::get_actions;
 use granary_types::FeatureGroup;
@@ -30,6 +30,7 @@ use self::manifest::{
 };
 use self::metadata::{Metadata, NewSnapshot, Shown, Totals};
 use self::place::{Listing, Place, Put};
+use crate::layout::{is_file_name, name_of};
 use crate::parquet_file::blocking;
 use crate::schema::EVENT_TIME;
 use crate::{Error, OfflineTable, Warehouse};
@@ -57,9 +58,9 @@ impl OfflineTable {
         for _ in 0..attempts {
             // First what is published and then what there is: so the log is at least as new, or another one.
             let listing = place.list().await?;
-            let published = Published::newest(&place, &listing).await?;
+            let mut published = Published::newest(&place, &listing).await?;
             self.refresh().await?;
-            let Some(next) = next(self, &place, published.as_ref()).await? else {
+            let Some(next) = next_or_anew(self, &place, &mut published).await? else {
                 let newest = published.map_or(0, |published| published.number);
                 place.hint(newest).await?;
                 return Ok(None);
@@ -78,9 +79,10 @@ impl OfflineTable {
 }
 
 impl Warehouse {
-    /// Where readers find the newest Iceberg metadata of a group: `s3://bucket/key/metadata/v12.metadata.json` below the URI
-    /// that the group was given, as a Glue table's `metadata_location` says it. `None` for a group whose table is not kept
-    /// as Iceberg, and for one that has no metadata yet. One request.
+    /// Where readers find the newest Iceberg metadata of a group, as a Glue table's `metadata_location` says it. In a bucket
+    /// that is where it is: `s3://lake/prefix/bucket/key/metadata/v12.metadata.json`. On a local disk it is below the URI that
+    /// the group was given, by which Granary's own S3 calls find it. `None` for a group whose table is not kept as Iceberg,
+    /// and for one that has no metadata yet. One request.
     ///
     /// # Errors
     /// [`Error::ObjectStore`], [`Error::Location`].
@@ -88,9 +90,12 @@ impl Warehouse {
         if !group.is_iceberg() {
             return Ok(None);
         }
-        let listing = Place::new(self, &self.table_url(group)?)?.list().await?;
-        let newest = listing.numbers.last().map(|number| place::document_name(*number));
-        Ok(newest.map(|name| format!("{}/metadata/{name}", location(group))))
+        let place = Place::new(self, &self.table_url(group)?)?;
+        let newest = place.list().await?.numbers.last().copied();
+        Ok(newest.map(|number| match self.is_bucket() {
+            true => place.document_uri(number),
+            false => format!("{}/metadata/{}", location(group), place::document_name(number)),
+        }))
     }
 }
 
@@ -103,7 +108,7 @@ fn location(group: &FeatureGroup) -> String {
 /// The newest document.
 struct Published {
     number: u64,
-    /// `None` for one that Granary did not write: it is followed by one that owes nothing to it.
+    /// `None` for one that Granary did not write, or not here: it is followed by one that owes nothing to it.
     metadata: Option<Metadata>,
 }
 
@@ -111,9 +116,14 @@ impl Published {
     async fn newest(place: &Place, listing: &Listing) -> Result<Option<Self>, Error> {
         let Some(number) = listing.numbers.last().copied() else { return Ok(None) };
         let bytes = place.read_document(number).await?;
-        let metadata = serde_json::from_slice::<Metadata>(&bytes).ok().filter(|found| found.shown().is_some());
+        let of_this_table = |found: &Metadata| {
+            let snapshot = found.current_snapshot();
+            found.shown().is_some() && snapshot.is_none_or(|snapshot| place.holds(&snapshot.manifest_list))
+        };
+        let metadata = serde_json::from_slice::<Metadata>(&bytes).ok().filter(of_this_table);
         if metadata.is_none() {
-            tracing::warn!(document = place.document_uri(number), "iceberg metadata is not granary's, written anew");
+            let document = place.document_uri(number);
+            tracing::warn!(document, "iceberg metadata is not granary's or of another place, written anew");
         }
         Ok(Some(Self { number, metadata }))
     }
@@ -131,6 +141,25 @@ enum Change {
     Added(Vec<DataFile>),
     /// Files went, or it is not known what happened: these are all there are.
     Anew(Vec<DataFile>),
+}
+
+/// The document that is due, if one is; one that owes nothing to what is published where that is not whole.
+async fn next_or_anew(
+    table: &OfflineTable,
+    place: &Place,
+    published: &mut Option<Published>,
+) -> Result<Option<Next>, Error> {
+    loop {
+        match next(table, place, published.as_ref()).await {
+            Err(error @ (Error::IcebergLost { .. } | Error::Avro(_))) => {
+                if published.as_mut().and_then(|published| published.metadata.take()).is_none() {
+                    return Err(error);
+                }
+                tracing::warn!(%error, table = %table.url(), "iceberg metadata is not whole, written anew");
+            }
+            next => return next,
+        }
+    }
 }
 
 /// The document that is due, if one is. Its manifests are written.
@@ -180,6 +209,7 @@ async fn newest_commit(table: &OfflineTable) -> Result<Commit, Error> {
 async fn change(table: &OfflineTable, place: &Place, known: Option<&Metadata>) -> Result<Change, Error> {
     if let Some(shown) = known.and_then(Metadata::shown)
         && let Some(added) = added_since(table, place, shown).await?
+        && adds_up(table, known, &added)?
     {
         return Ok(Change::Added(added));
     }
@@ -193,6 +223,13 @@ async fn change(table: &OfflineTable, place: &Place, known: Option<&Metadata>) -
         files.collect()
     };
     Ok(Change::Anew(blocking(every).await?))
+}
+
+/// Whether the log names as many files as were shown and came since. A file that it names a second time came only once.
+fn adds_up(table: &OfflineTable, known: Option<&Metadata>, added: &[DataFile]) -> Result<bool, Error> {
+    let (shown, more) = (known.map_or(0, |known| known.total().files), i64::try_from(added.len()).unwrap_or(i64::MAX));
+    let named = i64::try_from(table.delta.snapshot()?.log_data().num_files()).unwrap_or(i64::MAX);
+    Ok(shown.checked_add(more) == Some(named))
 }
 
 /// The files that came after `shown`; `None` when others went, or when it is not told what happened.
@@ -236,12 +273,29 @@ fn data_file(
     }
     let stats: Value = stats.and_then(|stats| serde_json::from_str(stats).ok()).unwrap_or_default();
     let rows = stats["numRecords"].as_i64().ok_or_else(|| wrong(format!("file {path} does not say how many rows")))?;
-    let day = day_of(&group.event_time_feature().name, path);
+    let range = event_times(&stats);
+    // Other programs may put any rows below a path that names a day.
+    let is_of = |day: &&str| range.map_or_else(|| is_file_name(name_of(path)), |range| is_within(day, range));
+    let day = day_of(&group.event_time_feature().name, path).filter(is_of);
+    // Granary widens its ranges to whole milliseconds; what others do is not known.
+    let event_times = day.and(range);
+    Ok(DataFile { uri: place.file_uri(path), day: day.map(str::to_owned), rows, size, event_times })
+}
+
+/// The range of the event times in a file, in microseconds, where the log says it and says that every row has one.
+fn event_times(stats: &Value) -> Option<(i64, i64)> {
     let micros =
         |range: &str| Some(DateTime::parse_from_rfc3339(stats[range][EVENT_TIME].as_str()?).ok()?.timestamp_micros());
-    // Granary widens its ranges to whole milliseconds; what others do is not known.
-    let event_times = day.and_then(|_| micros("minValues").zip(micros("maxValues")));
-    Ok(DataFile { uri: place.file_uri(path), day: day.map(str::to_owned), rows, size, event_times })
+    let complete = stats["nullCount"][EVENT_TIME].as_i64() == Some(0);
+    micros("minValues").zip(micros("maxValues")).filter(|_| complete)
+}
+
+/// Whether a range lies in a day. Its end is widened to a whole millisecond, which may be the next day's first.
+fn is_within(day: &str, (first, last): (i64, i64)) -> bool {
+    let begins = NaiveDate::parse_from_str(day, "%Y-%m-%d").ok().and_then(|day| day.and_hms_opt(0, 0, 0));
+    let ends = begins.and_then(|begins| begins.checked_add_days(Days::new(1)));
+    let micros = |time: NaiveDateTime| time.and_utc().timestamp_micros();
+    begins.zip(ends).is_some_and(|(begins, ends)| micros(begins) <= first && last <= micros(ends))
 }
 
 /// Gives the document a snapshot with the change, unless nothing changed.
@@ -351,7 +405,12 @@ async fn prune(table: &OfflineTable, place: &Place, listing: &Listing, metadata:
     let kept = table.warehouse.settings().iceberg_snapshots_max;
     let Some(oldest) = metadata.snapshots.first().filter(|_| listing.numbers.len() >= kept) else { return Ok(()) };
     let mut used = BTreeSet::from([oldest.manifest_list.clone()]);
-    used.extend(decode_list(&place.read_avro(&oldest.manifest_list).await?)?.into_iter().map(|manifest| manifest.uri));
+    match place.read_avro(&oldest.manifest_list).await {
+        Ok(list) => used.extend(decode_list(&list)?.into_iter().map(|manifest| manifest.uri)),
+        // What it named is not known, so nothing can be deleted until it is the oldest no more.
+        Err(Error::IcebergLost { .. }) => return Ok(()),
+        Err(error) => return Err(error),
+    }
     let oldest = u64::try_from(oldest.snapshot_id).unwrap_or(0);
     place.prune(listing, kept.saturating_sub(1), oldest, &used).await
 }

@@ -25,6 +25,24 @@ pub fn file_name(latest: EventTime, fresh: u128) -> String {
     format!("{}_{}.parquet", latest.to_utc().format("%Y%m%dT%H%M%SZ"), alphanumeric(fresh))
 }
 
+/// The last part of a path.
+pub(crate) fn name_of(path: &str) -> &str {
+    path.rsplit_once('/').map_or(path, |(_, name)| name)
+}
+
+/// Whether a file could have been given this name by [`file_name`].
+pub(crate) fn is_file_name(name: &str) -> bool {
+    let Some((time, random)) = name.strip_suffix(".parquet").and_then(|stem| stem.split_once('_')) else {
+        return false;
+    };
+    let shape = b"ddddddddTddddddZ";
+    let fits = |(want, got): (&u8, u8)| if *want == b'd' { got.is_ascii_digit() } else { *want == got };
+    time.len() == shape.len()
+        && shape.iter().zip(time.bytes()).all(fits)
+        && random.len() == 16
+        && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
 /// The directory of the file that is called `name` and has these `fresh` bits, in a group whose rows are divided into
 /// `directory`: in an Iceberg table below 8 random letters and digits, so that a bucket spreads its load.
 pub(crate) fn file_path(group: &FeatureGroup, directory: &str, name: &str, fresh: u128) -> String {
@@ -110,6 +128,10 @@ mod tests {
         let random = rest.strip_suffix(".parquet").expect("parquet");
         assert_eq!(random.len(), 16);
         assert!(random.bytes().all(|byte| byte.is_ascii_alphanumeric()));
+        assert!(is_file_name(&name));
+        for other in ["part-00000-aa.c000.snappy.parquet", "20240131T083059Z_short.parquet", "x.parquet", &name[1..]] {
+            assert!(!is_file_name(other), "{other}");
+        }
         assert_ne!(file_name(at("2024-01-31T08:30:59.9Z"), 1), file_name(at("2024-01-31T08:30:59.9Z"), 2));
     }
 }

@@ -288,16 +288,16 @@ async fn create(group: &FeatureGroup, log_store: LogStoreRef) -> Result<(), Erro
         .with_save_mode(SaveMode::Ignore)
         .with_raise_if_key_not_exists(false)
         .with_configuration([(GROUP_PROPERTY, Some(group.id.to_string()))])
-        // With retries, the loser of a race to create would commit its metadata a second time, as version 1.
-        .with_commit_properties(properties().with_max_retries(0))
+        .with_commit_properties(properties())
         .await?;
     Ok(())
 }
 
 /// Of every commit: no housekeeping inside it, which [`OfflineTable::maintain`] does, so that a commit that is made
-/// cannot end in an error of something else.
+/// cannot end in an error of something else. And no second try inside it, on a version that nobody has looked at: the
+/// same file would be named twice, and the loser of a race to create would commit its metadata as version 1.
 pub(crate) fn properties() -> CommitProperties {
-    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false))
+    CommitProperties::default().with_create_checkpoint(false).with_cleanup_expired_logs(Some(false)).with_max_retries(0)
 }
 
 fn mismatch(group: FeatureGroupId, error: &impl fmt::Display) -> Error {

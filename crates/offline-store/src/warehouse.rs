@@ -60,6 +60,7 @@ impl Warehouse {
     pub async fn open(url: &str, options: Options) -> Result<Self, Error> {
         let wrong = |reason: String| Error::Location { location: url.to_owned(), reason };
         let root = Url::parse(url).map_err(|error| wrong(error.to_string()))?;
+        check_secrets(&root)?;
         let store: ObjectStoreRef = if root.scheme() == "file" {
             let directory = root.to_file_path().map_err(|()| wrong("is not an absolute path".to_owned()))?;
             tokio::fs::create_dir_all(directory).await?;
@@ -111,6 +112,11 @@ impl Warehouse {
     /// Whether it is on a local disk.
     pub fn is_local(&self) -> bool {
         self.local
+    }
+
+    /// Whether it is in a bucket, where others find it without Granary.
+    pub(crate) fn is_bucket(&self) -> bool {
+        BUCKET_SCHEMES.contains(&self.root.scheme())
     }
 
     /// The directory in [`Self::object_store`] of what `s3://bucket/` names, under the rule that places tables.
@@ -214,6 +220,18 @@ impl Warehouse {
             Ok(_) => Err(Error::NoConditionalPut { location: self.root.to_string() }),
         }
     }
+}
+
+/// Refuses a URL with credentials, which would stand in logs, errors and metadata. The container of Azure's
+/// `abfss://container@account` is none.
+fn check_secrets(root: &Url) -> Result<(), Error> {
+    let names_container = matches!(root.scheme(), "abfs" | "abfss");
+    if root.password().is_none() && (root.username().is_empty() || names_container) {
+        return Ok(());
+    }
+    let location = format!("{}://{}{}", root.scheme(), root.host_str().unwrap_or_default(), root.path());
+    let reason = "holds credentials, which belong into the environment or the configuration".to_owned();
+    Err(Error::Location { location, reason })
 }
 
 /// Every store's log is written by conditional puts; nothing of `deltalake-aws` and its like is needed.

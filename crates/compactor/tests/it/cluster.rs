@@ -243,16 +243,20 @@ impl Cluster {
 
     /// Starts a compactor; it ends when the handle is aborted.
     pub(crate) fn compactor(&self, hook: Option<StepHook>) -> JoinHandle<()> {
-        self.compactor_with(Settings {
+        self.compactor_with(Settings { hook, ..Self::hurried() })
+    }
+
+    /// Settings of a compactor that does at once what others do now and then.
+    pub(crate) fn hurried() -> Settings {
+        Settings {
             flush_interval: Duration::from_millis(20),
             poll: Duration::from_millis(5),
             backoff_min: Duration::from_millis(5),
             backoff_max: Duration::from_millis(50),
             audit_interval: Duration::from_millis(20),
             iceberg_interval: Duration::from_millis(20),
-            hook,
             ..Settings::default()
-        })
+        }
     }
 
     /// Starts a compactor with settings of its own.
@@ -313,6 +317,19 @@ impl Cluster {
         let provider = table.delta().table_provider().build().await.expect("a provider");
         context.register_table("t", Arc::new(provider)).expect("registered");
         context.sql(sql).await.expect("a plan").collect().await.expect("rows")
+    }
+
+    /// How many files of others a group's table names, by their name; none if there is no table.
+    pub(crate) async fn foreign_files(&self, group: &FeatureGroup) -> usize {
+        let Some(table) = self.warehouse.existing_table(group).await.expect("a look") else { return 0 };
+        let files = table.delta().snapshot().expect("loaded").log_data();
+        files.iter().filter(|file| file.path().starts_with("part-")).count()
+    }
+
+    /// How many rows without provenance a group's table has.
+    pub(crate) async fn foreign_rows(&self, group: &FeatureGroup) -> i64 {
+        let batches = self.query(group, "SELECT count(*) FROM t WHERE granary_sequence IS NULL").await;
+        batches[0].column(0).as_primitive::<Int64Type>().value(0)
     }
 
     /// How many rows of a group's table there are, and how many of them have an age.

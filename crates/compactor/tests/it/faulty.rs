@@ -3,10 +3,11 @@
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
@@ -22,6 +23,8 @@ pub(crate) struct Faults {
     pub(crate) refused_sellers: AtomicUsize,
     /// So many puts of Iceberg metadata are refused.
     pub(crate) refused_metadata: AtomicUsize,
+    /// Whether a listing of the directory of `goods` never ends.
+    pub(crate) endless_listing: AtomicBool,
     /// So many commits are made and answered with an error.
     pub(crate) unanswered_commits: AtomicUsize,
 }
@@ -37,6 +40,8 @@ pub(crate) struct FaultyStore {
     pub(crate) faults: Arc<Faults>,
     /// How many puts were made.
     pub(crate) puts: watch::Sender<u64>,
+    /// How many listings of the directory of `goods` were begun.
+    pub(crate) listings: watch::Sender<u64>,
 }
 
 impl fmt::Display for FaultyStore {
@@ -84,6 +89,11 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let directory = prefix.is_some_and(|prefix| prefix.as_ref().ends_with("goods/data"));
+        self.listings.send_modify(|listings| *listings += u64::from(directory));
+        if directory && self.faults.endless_listing.load(Ordering::SeqCst) {
+            return stream::pending().boxed();
+        }
         self.inner.list(prefix)
     }
 

@@ -5,6 +5,7 @@ mod crashes;
 mod deaths;
 mod events;
 mod faulty;
+mod foreign;
 mod iceberg;
 mod lost;
 mod twins;

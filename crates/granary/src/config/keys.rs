@@ -90,6 +90,8 @@ keys! {
     compactor.flush_bytes: "As many bytes of events are written at once, however young they are.",
     compactor.poll: "How often the change logs are asked for new segments.",
     compactor.foreign_files_interval: "How often each feature group's directory is listed for Parquet files that other programs wrote there, to make them part of its table; 0s means never.",
+    compactor.iceberg_interval: "How long lies at least between two Iceberg documents of one table.",
+    compactor.iceberg_snapshots_max: "So many snapshots of an Iceberg table can be read, and so many of its documents are kept; the size of each document grows with it.",
     query.listen: "host:port of a query service that runs as a process of its own.",
     query.memory_limit: "Memory that all queries share; when it is spent they spill to disk or fail.",
     query.spill_bytes: "Temporary files of all queries together.",

@@ -41,6 +41,7 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
         ("node.snapshot_after_entries", node.snapshot_after_entries),
         ("router.max_in_flight", u64::from(config.router.max_in_flight)),
         ("compactor.flush_bytes", config.compactor.flush_bytes.0),
+        ("compactor.iceberg_snapshots_max", u64::from(config.compactor.iceberg_snapshots_max)),
         ("query.memory_limit", config.query.memory_limit.0),
         ("query.max_in_flight", u64::from(config.query.max_in_flight)),
         ("athena.queue_max", u64::from(config.athena.queue_max)),
@@ -54,6 +55,7 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
         ("router.deadline", config.router.deadline),
         ("compactor.flush_interval", config.compactor.flush_interval),
         ("compactor.poll", config.compactor.poll),
+        ("compactor.iceberg_interval", config.compactor.iceberg_interval),
     ];
     for (key, time) in times {
         rule(!time.is_zero(), format!("{key}: must be more than 0s"));
@@ -69,7 +71,11 @@ pub(super) fn broken(config: &Config) -> Vec<String> {
         rule(known, format!("athena.output_location: {location:?} is not s3://bucket/prefix/"));
     }
     if let Some(url) = &config.object_store.url {
-        let known = ["file:///", "s3://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
+        // Not repeated here: this goes to the log.
+        let bare = url.split('/').nth(2).is_none_or(|host| !host.contains('@'));
+        rule(bare, "object_store.url: holds credentials, which s3_access_key_id and its like are for".to_owned());
+        let known =
+            !bare || ["file:///", "s3://"].iter().any(|scheme| url.len() > scheme.len() && url.starts_with(scheme));
         rule(known, format!("object_store.url: {url:?} is neither file:///path nor s3://bucket/prefix"));
     }
     broken
@@ -85,6 +91,16 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn credentials_in_a_url_are_refused_and_not_repeated() {
+        let mut config = Config::default();
+        config.object_store.url = Some("s3://key:hidden@lake/granary".to_owned());
+        let told = broken(&config);
+        assert!(told.len() == 1 && told[0].contains("credentials") && !told[0].contains("hidden"), "{told:?}");
+        config.object_store.url = Some("s3://lake/some@where".to_owned());
+        assert_eq!(broken(&config), Vec::<String>::new());
+    }
 
     #[test]
     fn every_broken_rule_is_named() {

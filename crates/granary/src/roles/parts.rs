@@ -87,6 +87,7 @@ impl<'a> Parts<'a> {
             flush_bytes: size(self.config.compactor.flush_bytes.0),
             poll: self.config.compactor.poll,
             foreign_files_interval: self.config.compactor.foreign_files_interval,
+            iceberg_interval: self.config.compactor.iceberg_interval,
             ..granary_compactor::Settings::default()
         }
     }
@@ -128,8 +129,11 @@ impl<'a> Parts<'a> {
             }
         };
         let store = self.config.object_store.options().map_err(anyhow::Error::msg)?;
-        let options =
-            Options { platform: self.platform.clone(), store: store.into_iter().collect(), ..Options::default() };
+        let settings = granary_offline_store::Settings {
+            iceberg_snapshots_max: self.config.compactor.iceberg_snapshots_max as usize,
+            ..granary_offline_store::Settings::default()
+        };
+        let options = Options { platform: self.platform.clone(), store: store.into_iter().collect(), settings };
         let warehouse = Warehouse::open(&url, options).await.with_context(|| format!("open object store {url}"))?;
         Ok(Arc::new(warehouse))
     }

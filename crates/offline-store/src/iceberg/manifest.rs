@@ -107,9 +107,9 @@ pub(crate) fn encode_manifest(group: &FeatureGroup, entries: &[Entry], snapshot:
     ] {
         writer.add_user_metadata(key.to_owned(), value).map_err(avro)?;
     }
-    let partition = avro_name(&partition_name(group));
+    let (partition, event_time) = (avro_name(&partition_name(group)), event_time_id(group));
     for entry in entries {
-        writer.append(entry_value(entry, snapshot, &partition, event_time_id(group))).map_err(avro)?;
+        writer.append(entry_value(entry, snapshot, &partition, event_time)).map_err(avro)?;
     }
     writer.into_inner().map_err(avro)
 }

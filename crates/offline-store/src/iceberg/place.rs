@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode};
-use url::Url;
+use url::{Position, Url};
 
 use crate::layout::alphanumeric;
 use crate::{Error, Warehouse};
@@ -60,7 +60,8 @@ impl Place {
         let mut parts: Vec<_> = data.parts().collect();
         parts.pop().ok_or_else(|| wrong("has no directory above it".to_owned()))?;
         let metadata = Path::from_iter(parts).join(DIRECTORY);
-        let scheme_and_host = format!("{}://{}", table.scheme(), table.host_str().unwrap_or_default());
+        // With what stands before the host, which in Azure's URLs is the container.
+        let scheme_and_host = table[..Position::BeforePath].to_owned();
         Ok(Self { warehouse: warehouse.clone(), scheme_and_host, data, metadata })
     }
 
@@ -72,10 +73,16 @@ impl Place {
         format!("{}/{path}", self.scheme_and_host)
     }
 
-    /// The path of what [`Self::uri`] named.
-    fn path(&self, uri: &str) -> Option<Path> {
-        let path = uri.strip_prefix(&self.scheme_and_host)?;
-        Path::parse(path.strip_prefix('/')?).ok()
+    /// The path of what [`Self::uri`] named in this directory. Metadata that was copied here names what stands elsewhere.
+    fn path(&self, uri: &str) -> Result<Path, Error> {
+        let path = uri.strip_prefix(&self.scheme_and_host).and_then(|path| Path::parse(path.strip_prefix('/')?).ok());
+        path.filter(|path| path.prefix_matches(&self.metadata))
+            .ok_or_else(|| Error::IcebergLost { uri: uri.to_owned() })
+    }
+
+    /// Whether a URI is one of this directory.
+    pub(crate) fn holds(&self, uri: &str) -> bool {
+        self.path(uri).is_ok()
     }
 
     /// Where a file of the table is, by its path below it.
@@ -135,9 +142,15 @@ impl Place {
     }
 
     /// Reads what [`Self::put_avro`] put.
+    ///
+    /// # Errors
+    /// [`Error::IcebergLost`] when it is not there, or not in this directory; [`Error::ObjectStore`].
     pub(crate) async fn read_avro(&self, uri: &str) -> Result<Bytes, Error> {
-        let path = self.path(uri).ok_or_else(|| Error::Iceberg { reason: format!("{uri} is not in this table") })?;
-        Ok(self.store().get(&path).await?.bytes().await?)
+        match self.store().get(&self.path(uri)?).await {
+            Ok(found) => Ok(found.bytes().await?),
+            Err(object_store::Error::NotFound { .. }) => Err(Error::IcebergLost { uri: uri.to_owned() }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// A name that nobody else has, for a manifest or a list (`kind`) written for the document `number`.
@@ -147,8 +160,7 @@ impl Place {
     }
 
     pub(crate) async fn put_avro(&self, uri: &str, content: Vec<u8>) -> Result<(), Error> {
-        let path = self.path(uri).ok_or_else(|| Error::Iceberg { reason: format!("{uri} is not in this table") })?;
-        self.store().put(&path, content.into()).await?;
+        self.store().put(&self.path(uri)?, content.into()).await?;
         Ok(())
     }
 

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::future::ready;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -25,6 +27,10 @@ pub(crate) struct Faults {
     pub(crate) lose_metadata_answer: AtomicUsize,
     /// So many on, one is not made and answered with an error.
     pub(crate) lose_metadata_request: AtomicUsize,
+    /// So many commits are made by a twin a moment earlier, word for word.
+    pub(crate) twin_commits: AtomicUsize,
+    /// What listings say instead of what is there, or beside it.
+    pub(crate) stale_listing: Mutex<Vec<ObjectMeta>>,
     /// Everything is taken and overwritten: a store without conditional puts.
     pub(crate) ignore_conditions: std::sync::atomic::AtomicBool,
 }
@@ -70,6 +76,9 @@ impl ObjectStore for FaultyStore {
         if commit && Faults::take(&self.faults.lose_request) {
             return Err(broken());
         }
+        if commit && Faults::take(&self.faults.twin_commits) {
+            self.inner.put_opts(location, payload.clone(), opts.clone()).await?;
+        }
         let result = self.inner.put_opts(location, payload, opts).await;
         if metadata && struck(&self.faults.lose_metadata_answer) {
             return Err(broken());
@@ -97,7 +106,12 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let stale = self.faults.stale_listing.lock().expect("not poisoned").clone();
+        let (others, prefix_of) = (stale.clone(), prefix.cloned());
+        let is_listed = move |meta: &ObjectMeta| prefix_of.as_ref().is_none_or(|of| meta.location.prefix_matches(of));
+        let inner = self.inner.list(prefix);
+        let inner = inner.try_filter(move |meta| ready(others.iter().all(|other| other.location != meta.location)));
+        inner.chain(stream::iter(stale.into_iter().filter(is_listed).map(Ok))).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

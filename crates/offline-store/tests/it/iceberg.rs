@@ -485,3 +485,102 @@ async fn a_document_of_another_writer_is_followed_and_owed_nothing() {
     assert_eq!(table.publish_iceberg().await.expect("published"), Some(8));
     assert_shown(&eye, &mut table).await;
 }
+
+#[tokio::test]
+async fn a_file_that_the_log_names_twice_is_shown_once() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    one_more(&mut table, &group, 1).await;
+    let stats = Some(r#"{"numRecords": 7}"#.to_owned());
+    let theirs = Add { path: "part-0.parquet".into(), size: 9, data_change: true, stats, ..Add::default() };
+    for _ in 0..2 {
+        commit(&table, Action::Add(theirs.clone()), SaveMode::Append).await;
+        table.publish_iceberg().await.expect("published");
+        assert_shown(&eye, &mut table).await;
+    }
+    assert_eq!(in_the_log(&table).len(), 2);
+}
+
+#[tokio::test]
+async fn a_path_of_another_program_that_names_a_day_proves_nothing() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    let stats = Some(r#"{"numRecords": 7}"#.to_owned());
+    let path = "x7Kq0b2Z/at_trunc=2024-01-31/part-0.parquet".to_owned();
+    let theirs = Add { path, size: 9, data_change: true, stats, ..Add::default() };
+    commit(&table, Action::Add(theirs), SaveMode::Append).await;
+    one_more(&mut table, &group, 1).await;
+    table.publish_iceberg().await.expect("published");
+    let document = assert_shown(&eye, &mut table).await;
+    let list = document["snapshots"][0]["manifest-list"].as_str().expect("a list");
+    let specs: BTreeSet<i64> = eye.avro(list).await.iter().map(|one| number(&one["partition_spec_id"])).collect();
+    assert_eq!(specs, BTreeSet::from([0, 1]), "ours is of its day, theirs of none");
+}
+
+#[tokio::test]
+async fn metadata_that_lost_manifests_begins_anew() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store.clone()));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    for (kind, sequences) in [("snap-", 1..=3_u64), ("manifest-", 4..=40)] {
+        for sequence in sequences {
+            one_more(&mut table, &group, sequence).await;
+            table.publish_iceberg().await.expect("published");
+            if sequence < 5 {
+                for name in eye.names("metadata").await.into_iter().filter(|name| name.starts_with(kind)) {
+                    store.delete(&Path::from(format!("{ABOVE}/metadata/{name}"))).await.expect("deleted");
+                }
+            }
+        }
+    }
+    assert_shown(&eye, &mut table).await;
+}
+
+#[tokio::test]
+async fn a_warehouse_that_was_copied_shows_its_own_files() {
+    let store = Arc::new(InMemory::new());
+    let (first, eye) = (warehouse(store.clone()).await, Eye(store.clone()));
+    let group = iceberg(group());
+    let mut table = first.table(&group).await.expect("a table");
+    for sequence in 1..=2 {
+        one_more(&mut table, &group, sequence).await;
+        table.publish_iceberg().await.expect("published");
+    }
+    let objects: Vec<_> = store.list(Some(&Path::from("warehouse"))).try_collect().await.expect("a listing");
+    for object in objects {
+        let to = object.location.as_ref().replacen("warehouse/", "elsewhere/", 1);
+        store.copy(&object.location, &Path::from(to)).await.expect("copied");
+    }
+    let root = Url::parse("memory:///elsewhere").expect("a URL");
+    let second = Warehouse::over(store, root, Options::default()).await.expect("a warehouse");
+    let mut copy = second.table(&group).await.expect("the table");
+    for wanted in [Some(3), None] {
+        assert_eq!(copy.publish_iceberg().await.expect("published"), wanted);
+    }
+    one_more(&mut copy, &group, 3).await;
+    let newest = copy.publish_iceberg().await.expect("published").expect("a document");
+    let above = ABOVE.replacen("warehouse/", "elsewhere/", 1);
+    let document = eye.bytes(&format!("{above}/metadata/v{newest}.metadata.json")).await;
+    let document: Value = serde_json::from_slice(&document).expect("json");
+    let files = eye.current(&document).await;
+    assert_eq!(files.len(), 3);
+    assert!(files.keys().all(|uri| uri.starts_with("memory:///elsewhere/")), "{files:?}");
+}
+
+#[tokio::test]
+async fn in_a_bucket_the_metadata_is_where_it_is_said_to_be() {
+    let store = Arc::new(InMemory::new());
+    let root = Url::parse("s3://warehouse/granary").expect("a URL");
+    let warehouse = Warehouse::over(store.clone(), root, Options::default()).await.expect("a warehouse");
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    table.publish_iceberg().await.expect("published");
+    let said = warehouse.iceberg_metadata_location(&group).await.expect("a look").expect("a document");
+    let path = said.strip_prefix("s3://warehouse/").expect("in the bucket");
+    store.head(&Path::from(path)).await.expect("it is there");
+}

@@ -174,3 +174,13 @@ async fn the_log_gets_checkpoints_and_keeps_the_offsets() {
     assert_eq!(table.offsets(&[stream(2)]).await.expect("offsets")[&stream(2)], 0);
     assert_eq!(sequences(&mut table).await, [1, 2, 3, 4, 5, 6, 7]);
 }
+
+#[tokio::test]
+async fn a_url_with_credentials_is_refused_without_repeating_them() {
+    for url in ["s3://key:hidden@lake/granary", "s3://hidden@lake/granary", "abfss://container:hidden@account/granary"]
+    {
+        let refused = Warehouse::open(url, Options::default()).await.expect_err("refused");
+        assert!(matches!(&refused, Error::Location { reason, .. } if reason.contains("credentials")), "{refused}");
+        assert!(!format!("{refused} {refused:?}").contains("hidden"), "{refused:?}");
+    }
+}

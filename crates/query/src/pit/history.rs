@@ -7,6 +7,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, new_null_array};
 use arrow::compute::{BatchCoalescer, filter_record_batch, interleave, is_not_null};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use arrow::row::{Row, RowConverter, SortField};
 use granary_types::invariants::{Invariant, check};
 use granary_types::{EventTime, Version, supersedes};
 
@@ -132,6 +133,7 @@ impl HistoryBuilder {
         let only_written = self.spec.only_written_by_cut_off;
         let mut events = self.events;
         events.sort_unstable_by_key(|event| (event.key, event.visible_at(only_written), event.version));
+        order_equals(&mut events, &self.features)?;
         let records = record_ranges(&events, self.keys.count());
         let winners = winners(&events, &records);
         for (column, field) in self.features.iter_mut().zip(&self.fields) {
@@ -178,6 +180,32 @@ fn read_events(batch: &RecordBatch, index: u32, with_others: bool, events: &mut 
             row: u32::try_from(row).map_err(|_| Error::TooManyEvents)?,
             operation,
         });
+    }
+    Ok(())
+}
+
+/// Puts events of one version in an order that does not depend on the order of arrival. Granary makes no such events; rows
+/// of other programs may say the same times. A delete comes first, and so stays; of puts the one with the lesser features.
+fn order_equals(events: &mut [Event], features: &[Vec<ArrayRef>]) -> Result<(), Error> {
+    for equals in events.chunk_by_mut(|one, other| (one.key, one.version) == (other.key, other.version)) {
+        if equals.len() < 2 {
+            continue;
+        }
+        let places: Vec<(usize, usize)> =
+            equals.iter().map(|event| (event.batch as usize, event.row as usize)).collect();
+        let mut values = Vec::with_capacity(features.len());
+        for column in features {
+            let arrays: Vec<&dyn Array> = column.iter().map(AsRef::as_ref).collect();
+            values.push(interleave(&arrays, &places)?);
+        }
+        let fields = values.iter().map(|values| SortField::new(values.data_type().clone())).collect();
+        let rows = RowConverter::new(fields)?.convert_columns(&values)?;
+        let mut order: Vec<(bool, Row<'_>, Event)> = Vec::with_capacity(equals.len());
+        order.extend(equals.iter().zip(&rows).map(|(event, row)| (event.operation == Operation::Put, row, *event)));
+        order.sort_unstable_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
+        for (place, (.., event)) in equals.iter_mut().zip(order) {
+            *place = event;
+        }
     }
     Ok(())
 }

@@ -220,6 +220,32 @@ proptest! {
     }
 }
 
+/// Rows of other programs may have one event time and one write time.
+#[test]
+fn of_equal_versions_the_same_one_wins_in_whatever_order_they_come() {
+    let event_time = EventTime::from_nanos(0).expect("1970");
+    let row = |kind| Row { key: 1, version: Version { event_time, stamp: WriteStamp(5) }, kind };
+    let found = |rows: [(usize, Kind); 3]| {
+        let asked = [Asked { key: Some(1), cut_off: Some(1_000) }];
+        let spine = Spine::new(spine_batch(&[]).schema(), vec![spine_batch(&asked)], "cut_off").expect("a spine");
+        let rules = Rules { look_back_seconds: None, only_written_by_cut_off: false };
+        let mut history = HistoryBuilder::new(&spine, spec(rules), &history_schema()).expect("a history");
+        for (number, kind) in rows {
+            history.push(&history_batch(&[row(kind)], number)).expect("a batch");
+        }
+        let join = Join::new(Arc::new(spine), vec![history.finish().expect("events")]).expect("a join");
+        let batch = join.batches(8).next().expect("a row").expect("a joined batch");
+        let numbers = batch.column_by_name("number").expect("a feature").as_primitive::<Int64Type>();
+        numbers.iter().collect::<Vec<_>>()
+    };
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for order in orders {
+        assert_eq!(found(order.map(|number| (number, Kind::Put))), [Some(0)], "{order:?}");
+        let deleted = |number| (number, if number == 2 { Kind::Delete } else { Kind::Put });
+        assert_eq!(found(order.map(deleted)), [None], "{order:?}");
+    }
+}
+
 #[test]
 fn a_column_of_the_spine_and_a_feature_may_not_share_a_name() {
     let spine = Spine::new(spine_batch(&[]).schema(), vec![], "cut_off").expect("a spine");
