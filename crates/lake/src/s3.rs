@@ -96,7 +96,7 @@ impl From<NoPlace> for S3Error {
             NoPlace::Bucket => Self::new(400, "InvalidBucketName", message),
             NoPlace::TooLong => Self::new(400, "KeyTooLongError", message),
             NoPlace::EmptySegment(_) | NoPlace::NoUri(_) => Self::argument(message),
-            NoPlace::Private(_) => Self::new(403, "AccessDenied", message),
+            NoPlace::Private(_) | NoPlace::Elsewhere(_) => Self::new(403, "AccessDenied", message),
         }
     }
 }
