@@ -635,6 +635,11 @@ mod tests {
     /// The services over the bucket `lake`, and an execution that was begun.
     async fn begun(query: &str) -> (Arc<crate::Lake>, String, Begun) {
         let lake = crate::tests::lake("s3://lake").await;
+        let (id, begun) = begun_in(&lake, query).await;
+        (lake, id, begun)
+    }
+
+    async fn begun_in(lake: &crate::Lake, query: &str) -> (String, Begun) {
         let executions = &lake.athena.executions;
         let id = executions.fresh_id();
         let begun = Begun {
@@ -650,7 +655,7 @@ mod tests {
             process: executions.process().to_owned(),
         };
         executions.begin(&id, &begun).await.expect("kept").expect("new");
-        (lake, id, begun)
+        (id, begun)
     }
 
     /// Objects that are not Granary's own.
@@ -701,6 +706,23 @@ mod tests {
             assert_eq!(done.is_err(), refused, "{query}: {done:?}");
             assert!(done.err().is_none_or(|failure| failure.users_fault), "{query}");
         }
+    }
+
+    #[tokio::test]
+    async fn separated_texts_are_read_as_hive_does() {
+        let create = r"CREATE EXTERNAL TABLE t (n INT, a STRING) ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' ESCAPED BY '\\'
+            LOCATION 's3://tables/t/'";
+        let (lake, id, begun) = begun(create).await;
+        let mut run = Run { athena: &lake.athena, id: &id, begun: &begun, progress: Progress::default() };
+        assert!(run.work().await.expect("made").is_none());
+        let store = lake.athena.documents.store();
+        store.put(&Path::from("tables/t/part"), "1,x\\\\y\n\\N,\\N\n3,\n".into()).await.expect("put");
+        let (id, begun) = begun_in(&lake, "SELECT n, a FROM t ORDER BY n").await;
+        let mut run = Run { athena: &lake.athena, id: &id, begun: &begun, progress: Progress::default() };
+        run.work().await.expect("read");
+        let result =
+            store.get(&Path::from(format!("results/{id}"))).await.expect("there").bytes().await.expect("bytes");
+        assert_eq!(result, "\"n\",\"a\"\n\"1\",\"x\\y\"\n\"3\",\"\"\n,\n");
     }
 
     #[test]
