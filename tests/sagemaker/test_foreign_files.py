@@ -7,6 +7,7 @@ import deltalake
 import pyarrow
 import pyarrow.parquet
 import pytest
+from botocore.exceptions import ClientError
 
 from conftest import Server, create_users, record, wait_until
 
@@ -65,6 +66,28 @@ def test_files_are_found_and_served(server, name):
     for log in directory.rglob("_delta_log"):
         assert deltalake.DeltaTable(str(log.parent)).to_pyarrow_table().num_rows == 3
     assert server.metric("granary_compactor_foreign_files_total") == before + 2
+
+
+def test_a_file_that_the_table_names_is_not_changed_over_s3(server, name):
+    control, s3 = server.client("sagemaker"), server.client("s3")
+    create_users(control, name)
+    directory = prefix(server, control, name)
+    write_as_spark(directory, "spark", 1, "2024-01-01T08:00:00Z")
+    wait_until(lambda: rows(server, name) == [("spark", 1)], 30, "the file's row")
+    (path,) = directory.rglob("part-*.parquet")
+    bucket, key = str(path.relative_to(pathlib.Path(server.data_dir) / "offline")).split("/", 1)
+    before = path.read_bytes()
+    for call in (
+        lambda: s3.delete_object(Bucket=bucket, Key=key),
+        lambda: s3.put_object(Bucket=bucket, Key=key, Body=b"x"),
+    ):
+        with pytest.raises(ClientError) as refused:
+            call()
+        assert refused.value.response["Error"]["Code"] == "AccessDenied"
+    assert s3.get_object(Bucket=bucket, Key=key)["Body"].read() == before
+    beside = key.replace("/part-", "/other-")
+    s3.put_object(Bucket=bucket, Key=beside, Body=b"no parquet")
+    s3.delete_object(Bucket=bucket, Key=beside)
 
 
 def test_joins_place_their_rows_in_time(server, name):

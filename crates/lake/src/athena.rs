@@ -72,18 +72,14 @@ impl Athena {
         respond(reply)
     }
 
-    /// Shows that this process is alive while it has executions, and forgets old ones, until shutdown.
+    /// Shows that this process is alive while it has executions, and forgets old ones, until shutdown. Apart from each
+    /// other: a long look through old executions must not make this process look dead.
     async fn keep(&self) {
-        let mut forgotten_at = None;
+        tokio::join!(self.keep_alive(), self.keep_tidy());
+    }
+
+    async fn keep_alive(&self) {
         loop {
-            let now = self.platform.instant();
-            let due = forgotten_at.is_none_or(|at| now.duration_since(at) >= FORGET_INTERVAL);
-            if due {
-                forgotten_at = Some(now);
-                if let Err(error) = self.executions.forget_old().await {
-                    tracing::warn!(%error, "old executions stay");
-                }
-            }
             if self.executions.count_here() > 0 {
                 let renewed = self.executions.renew().await;
                 let looked = self.executions.stop_ended_elsewhere().await;
@@ -91,10 +87,33 @@ impl Athena {
                     tracing::warn!(%error, "cannot tell that this process is alive");
                 }
             }
+            if self.ends_within(self.settings.lease_renewal).await {
+                return;
+            }
+        }
+    }
+
+    async fn keep_tidy(&self) {
+        loop {
             tokio::select! {
-                () = self.platform.sleep(self.settings.lease_renewal) => {}
+                forgotten = self.executions.forget_old() => {
+                    if let Err(error) = forgotten {
+                        tracing::warn!(%error, "old executions stay");
+                    }
+                }
                 () = self.platform.shutdown_begun() => return,
             }
+            if self.ends_within(FORGET_INTERVAL).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits; whether the process begins to go down meanwhile.
+    async fn ends_within(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.platform.sleep(time) => false,
+            () = self.platform.shutdown_begun() => true,
         }
     }
 }

@@ -85,3 +85,25 @@ impl AwsService for Lake {
         .boxed()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use granary_catalog::CatalogView;
+    use granary_offline_store::Options;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    /// The services over memory that is a warehouse at `root`, without feature groups.
+    pub(crate) async fn lake(root: &str) -> Arc<Lake> {
+        let root = root.parse().expect("a URL");
+        let warehouse = Warehouse::over(Arc::new(InMemory::new()), root, Options::default()).await;
+        let warehouse = Arc::new(warehouse.expect("a warehouse"));
+        let (_, catalog) = tokio::sync::watch::channel(Arc::new(CatalogView::empty()));
+        let platform = Platform::system();
+        let settings = granary_query::Settings::default();
+        let query = QueryService::new(platform.clone(), catalog, Arc::clone(&warehouse), settings, &Default::default());
+        let settings = Settings { output_location: Some("s3://results/".to_owned()), ..Settings::default() };
+        Lake::new(platform, query.expect("a service"), warehouse, settings).expect("a lake")
+    }
+}

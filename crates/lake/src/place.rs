@@ -22,6 +22,9 @@ use thiserror::Error as ThisError;
 const KEY_BYTES_MAX: usize = 1_024;
 /// The longest name of a file on the file systems there are.
 const SEGMENT_BYTES_MAX: usize = 255;
+/// On a local disk a name has more behind it for a while: `~note` where a note is about the object, `#` and up to 39
+/// digits until the file is whole.
+const LOCAL_SEGMENT_BYTES_MAX: usize = SEGMENT_BYTES_MAX - "~note".len() - 40;
 
 /// Why a bucket or key has no place.
 #[derive(Debug, Clone, PartialEq, Eq, ThisError)]
@@ -34,8 +37,10 @@ pub(crate) enum NoPlace {
     EmptySegment(String),
     #[error("{0:?} is not s3://bucket/key")]
     NoUri(String),
-    #[error("{0:?} is one of Granary's own objects")]
+    #[error("{0:?} is one of Granary's own objects, or holds them")]
     Private(String),
+    #[error("tables and results are in the object store of the warehouse, which is bucket {0:?}")]
+    Elsewhere(String),
 }
 
 /// Buckets and keys in one warehouse.
@@ -44,6 +49,8 @@ pub(crate) struct Places {
     warehouse: Arc<Warehouse>,
     /// Directories that are nobody's, where the warehouse is itself a bucket.
     private: [Path; 2],
+    /// The longest part of a path, in bytes.
+    segment_bytes_max: usize,
 }
 
 /// A bucket and a key, or the beginning of one.
@@ -68,7 +75,8 @@ impl Places {
         let documents = warehouse.private()?;
         // What a warehouse is probed with stands beside them.
         let probes = Path::from(format!("{documents}_probe"));
-        Ok(Self { private: [documents, probes], warehouse })
+        let segment_bytes_max = if warehouse.is_local() { LOCAL_SEGMENT_BYTES_MAX } else { SEGMENT_BYTES_MAX };
+        Ok(Self { private: [documents, probes], segment_bytes_max, warehouse })
     }
 
     pub(crate) fn warehouse(&self) -> &Warehouse {
@@ -88,6 +96,9 @@ impl Places {
         let bucket = self.bucket(bucket)?;
         if key.is_empty() {
             return Err(NoPlace::EmptySegment(String::new()));
+        }
+        if key.len() > KEY_BYTES_MAX {
+            return Err(NoPlace::TooLong);
         }
         let folder = key.ends_with('/');
         let path = self.below(&bucket, key.strip_suffix('/').unwrap_or(key))?;
@@ -111,14 +122,14 @@ impl Places {
     }
 
     fn below(&self, bucket: &Path, key: &str) -> Result<Path, NoPlace> {
-        if key.len() >= KEY_BYTES_MAX {
+        if key.len() > KEY_BYTES_MAX {
             return Err(NoPlace::TooLong);
         }
         key.split('/').try_fold(bucket.clone(), |path, segment| {
             let encoded = encode(segment);
             match encoded.len() {
                 0 => Err(NoPlace::EmptySegment(key.to_owned())),
-                1..=SEGMENT_BYTES_MAX => Ok(join(&path, &encoded)),
+                len if len <= self.segment_bytes_max => Ok(join(&path, &encoded)),
                 _ => Err(NoPlace::TooLong),
             }
         })
@@ -126,7 +137,8 @@ impl Places {
 
     /// The key of a file in a bucket; `None` for what is nobody's object.
     pub(crate) fn key_of(&self, bucket: &Path, path: &Path) -> Option<String> {
-        if self.is_private(path) {
+        // The store hides most of what is not whole; not what has another `#` before the one of its digits.
+        if self.is_private(path) || path.filename().is_some_and(is_unfinished) {
             return None;
         }
         let segments: Vec<String> = path.prefix_match(bucket)?.map(|part| decode(part.as_ref())).collect();
@@ -137,11 +149,27 @@ impl Places {
         }
     }
 
-    /// The directory of a table's location, as the query service takes it.
+    /// The directory of a table's location, as the query service takes it. All files below are the table's, so nothing of
+    /// Granary's own may be there.
     pub(crate) fn table_directory(&self, location: &str) -> Result<String, NoPlace> {
         let uri = Uri::parse(location)?;
         let key = if uri.key.is_empty() || uri.key.ends_with('/') { uri.key } else { format!("{}/", uri.key) };
-        Ok(self.directory(&uri.bucket, &key)?.to_string())
+        let directory = self.directory(&uri.bucket, &key)?;
+        if self.is_private(&directory) || self.private.iter().any(|private| private.prefix_matches(&directory)) {
+            return Err(NoPlace::Private(location.to_owned()));
+        }
+        Ok(directory.to_string())
+    }
+
+    /// Refuses a bucket that the caller's own S3 does not lead to: where Granary's is off, objects are read from the
+    /// object store itself, and there only the warehouse's bucket is the one of its name.
+    pub(crate) fn check_reachable(&self, bucket: &str, s3_enabled: bool) -> Result<(), NoPlace> {
+        let root = self.warehouse.root();
+        let own = root.host_str().filter(|_| !s3_enabled && root.scheme() == "s3");
+        match own {
+            Some(own) if own != bucket => Err(NoPlace::Elsewhere(own.to_owned())),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -175,6 +203,11 @@ fn escape_at(text: &[u8]) -> Option<u8> {
     }
     let byte = u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?;
     is_special(byte).then_some(byte)
+}
+
+/// Whether a file is called as one that is not whole yet: no key is written so.
+fn is_unfinished(name: &str) -> bool {
+    name.rsplit_once('#').is_some_and(|(_, id)| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn encode(segment: &str) -> String {
@@ -218,9 +251,69 @@ fn decode(segment: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use granary_offline_store::Options;
+    use object_store::memory::InMemory;
     use proptest::prelude::*;
 
     use super::*;
+
+    async fn places(root: &str) -> Places {
+        let root = root.parse().expect("a URL");
+        let warehouse = Warehouse::over(Arc::new(InMemory::new()), root, Options::default()).await;
+        Places::new(Arc::new(warehouse.expect("a warehouse"))).expect("places")
+    }
+
+    #[tokio::test]
+    async fn a_tables_directory_holds_nothing_of_granarys() {
+        for (root, bucket) in [("s3://lake", "lake"), ("s3://lake/deep/er", "lake")] {
+            let places = places(root).await;
+            let own = root.strip_prefix("s3://lake").expect("below it").trim_start_matches('/');
+            let at = |key: &str| places.table_directory(&format!("s3://{bucket}/{key}"));
+            let below = |name: &str| if own.is_empty() { name.to_owned() } else { format!("{own}/{name}") };
+            for wrong in
+                [String::new(), own.to_owned(), below("_granary"), below("_granary/athena/"), below("_granary_probe")]
+            {
+                assert!(matches!(at(&wrong), Err(NoPlace::Private(_))), "{root} {wrong:?}");
+            }
+            assert_eq!(at("t/x").as_deref(), Ok("t/x"));
+            assert_eq!(places.table_directory("s3://other").as_deref(), Ok(below("other").as_str()));
+        }
+    }
+
+    #[tokio::test]
+    async fn without_granarys_s3_only_the_warehouses_bucket_is_reached() {
+        let remote = places("s3://lake/x").await;
+        assert_eq!(remote.check_reachable("lake", false), Ok(()));
+        assert_eq!(remote.check_reachable("other", false), Err(NoPlace::Elsewhere("lake".to_owned())));
+        assert_eq!(remote.check_reachable("other", true), Ok(()));
+        assert_eq!(places("file:///lake").await.check_reachable("other", false), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn keys_have_bounds_that_leave_room_for_what_is_added() {
+        let local = places("file:///lake").await;
+        let of = |len: usize| local.object("bucket", &"a".repeat(len)).map(drop);
+        assert_eq!((of(210), of(211)), (Ok(()), Err(NoPlace::TooLong)));
+        let remote = places("s3://lake").await;
+        let of = |key: String| remote.object("bucket", &key).map(drop);
+        assert_eq!((of("a".repeat(255)), of("a".repeat(256))), (Ok(()), Err(NoPlace::TooLong)));
+        // 1,024 and 1,025 bytes.
+        assert_eq!(of("abc/".repeat(255) + "abcd"), Ok(()));
+        assert_eq!(of("abc/".repeat(256)), Ok(()));
+        assert_eq!(of("abc/".repeat(256) + "a"), Err(NoPlace::TooLong));
+    }
+
+    #[tokio::test]
+    async fn files_that_are_not_whole_are_no_keys() {
+        let places = places("file:///lake").await;
+        let bucket = places.bucket("bucket").expect("a bucket");
+        for key in ["a#b", "a#b#12", "a#12", "a#", "#7", "a#b#12c"] {
+            let path = places.object("bucket", key).expect("a place");
+            assert_eq!(places.key_of(&bucket, &path).as_deref(), Some(key));
+            let staged = Path::parse(format!("{path}#123456")).expect("a path");
+            assert_eq!(places.key_of(&bucket, &staged), None, "{staged}");
+        }
+    }
 
     #[test]
     fn what_could_leave_its_bucket_is_written_otherwise() {

@@ -4,7 +4,7 @@
 //! objects come in parts. What it does not serve it refuses by name.
 //!
 //! Keys and files correspond by [`crate::place`]. What S3 keeps beside an object (MD5, type, metadata) is in a document of
-//! ours, see [`notes`]. Files of feature groups can be read, never written over or deleted ([`S3::check_writable`]).
+//! ours, see [`notes`]. Files of feature groups can be read, never written over or deleted, see [`owned`].
 
 mod buckets;
 mod form;
@@ -12,6 +12,7 @@ mod list;
 mod multipart;
 mod notes;
 mod objects;
+mod owned;
 mod payload;
 mod range;
 
@@ -19,10 +20,9 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use granary_api::aws::Call;
-use granary_platform::Platform;
+use granary_platform::{Platform, TaskKind};
 use granary_query::QueryService;
 use http::{Method, Response, StatusCode};
-use object_store::path::Path;
 
 pub(crate) use form::{decoded, form};
 
@@ -30,6 +30,7 @@ use crate::Settings;
 use crate::documents::Documents;
 use crate::place::{NoPlace, Places};
 use crate::xml::Xml;
+use notes::Writers;
 
 /// The namespace of S3's documents.
 const NAMESPACE: &str = "http://s3.amazonaws.com/doc/2006-03-01/";
@@ -96,7 +97,7 @@ impl From<NoPlace> for S3Error {
             NoPlace::Bucket => Self::new(400, "InvalidBucketName", message),
             NoPlace::TooLong => Self::new(400, "KeyTooLongError", message),
             NoPlace::EmptySegment(_) | NoPlace::NoUri(_) => Self::argument(message),
-            NoPlace::Private(_) => Self::new(403, "AccessDenied", message),
+            NoPlace::Private(_) | NoPlace::Elsewhere(_) => Self::new(403, "AccessDenied", message),
         }
     }
 }
@@ -151,6 +152,7 @@ pub(crate) struct S3 {
     query: QueryService,
     places: Arc<Places>,
     settings: Settings,
+    writers: Writers,
 }
 
 /// A call as S3 reads it.
@@ -189,7 +191,36 @@ impl Request {
         let name = names.iter().find(|name| self.has(name))?;
         Some(S3Error::not_implemented(&format!("?{name}")))
     }
+
+    /// Refuses conditions that are not looked at: what was asked for only under one must not be done without.
+    fn check_conditions(&self, unserved: &[&'static str]) -> Result<(), S3Error> {
+        match unserved.iter().find(|name| self.header(name).is_some()) {
+            Some(name) => Err(S3Error::not_implemented(&format!("{name} on this call"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses any version of an object but the one there is, which S3 calls `null`.
+    fn check_version(&self) -> Result<(), S3Error> {
+        check_version(self.parameter("versionId"))
+    }
 }
+
+fn check_version(version: Option<&str>) -> Result<(), S3Error> {
+    match version {
+        None | Some("null") => Ok(()),
+        Some(_) => Err(S3Error::not_implemented("versions of objects")),
+    }
+}
+
+/// Conditions of a write that S3 knows.
+const WRITE_CONDITIONS: [&str; 5] = [
+    "if-match",
+    "if-none-match",
+    "x-amz-if-match-last-modified-time",
+    "x-amz-if-match-size",
+    "x-amz-write-offset-bytes",
+];
 
 impl S3 {
     pub(crate) fn new(
@@ -199,7 +230,12 @@ impl S3 {
         places: Arc<Places>,
         settings: Settings,
     ) -> Self {
-        Self { platform, documents, query, places, settings }
+        let s3 = Self { platform, documents, query, places, settings, writers: Writers::default() };
+        if s3.settings.s3_enabled {
+            let sweeping = s3.clone();
+            s3.platform.spawn(TaskKind::Service, "s3 uploads", async move { sweeping.sweep_uploads().await });
+        }
+        s3
     }
 
     pub(crate) async fn answer(&self, call: Call) -> Response<Body> {
@@ -281,7 +317,11 @@ impl S3 {
         if let Some(error) = request.unserved(&UNSERVED) {
             return Err(error);
         }
+        request.check_version()?;
         match request.call.method {
+            Method::GET | Method::HEAD if request.has("partNumber") => {
+                Err(S3Error::not_implemented("a part of an object by its number"))
+            }
             Method::GET if request.has("uploadId") => Err(S3Error::not_implemented("a list of parts")),
             Method::GET if request.has("tagging") => self.object_tagging(request).await,
             Method::GET => self.get_object(request).await,
@@ -298,54 +338,92 @@ impl S3 {
             _ => Err(S3Error::not_implemented(&format!("{} on an object", request.call.method))),
         }
     }
-
-    /// Refuses to write over or delete what a feature group's table is made of: its log, and the files that the compactor
-    /// wrote. Other files may be put beside them, as other writers do (contract 4.5).
-    async fn check_writable(&self, path: &Path, deleting: bool) -> Result<(), S3Error> {
-        let catalog = self.query.catalog();
-        let owner = catalog.groups().find_map(|group| {
-            let url = self.places.warehouse().table_url(group).ok()?;
-            let table = Path::from_url_path(url.path()).ok()?;
-            let rest: Vec<String> = path.prefix_match(&table)?.map(|part| part.as_ref().to_owned()).collect();
-            Some((group.name.clone(), rest))
-        });
-        let Some((group, rest)) = owner else { return Ok(()) };
-        let own = match rest.as_slice() {
-            [first, ..] if first == "_delta_log" => true,
-            // A copy of SageMaker's history has such names too, and may be put where nothing is.
-            [.., name] if is_history_file(name) => deleting || self.exists(path).await?,
-            _ => false,
-        };
-        if own {
-            let message =
-                format!("the object belongs to the history of feature group {group:?}, which S3 calls do not change");
-            return Err(S3Error::new(403, "AccessDenied", message));
-        }
-        Ok(())
-    }
-}
-
-/// Whether a file is called as the compactor calls its own: `20240131T083000Z_0123456789abcdef.parquet`.
-fn is_history_file(name: &str) -> bool {
-    let Some((time, random)) = name.strip_suffix(".parquet").and_then(|name| name.split_once('_')) else {
-        return false;
-    };
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let time = time.strip_suffix('Z').and_then(|time| time.split_once('T'));
-    time.is_some_and(|(date, time)| digits(date) && time.len() == 6 && digits(time))
-        && random.len() == 16
-        && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderName, HeaderValue};
 
-    #[test]
-    fn files_of_the_history_are_told_by_name() {
-        assert!(is_history_file("20240131T083000Z_0123456789abcdeF.parquet"));
-        for other in ["part-0001.parquet", "20240131T083000Z_short.parquet", "20240131_0123456789abcdef.parquet", "x"] {
-            assert!(!is_history_file(other), "{other}");
+    use super::*;
+    use crate::tests::lake;
+
+    /// An S3 over memory, without feature groups.
+    pub(super) async fn s3() -> S3 {
+        lake("file:///lake").await.s3.clone()
+    }
+
+    /// Status and body of a call.
+    pub(super) async fn call(
+        s3: &S3,
+        method: Method,
+        uri: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> (u16, HeaderMap, String) {
+        let pairs = headers.iter().map(|(name, value)| {
+            let name = HeaderName::try_from(*name).expect("a name");
+            (name, HeaderValue::try_from(*value).expect("a value"))
+        });
+        let (uri, body) = (uri.parse().expect("a URI"), Bytes::copy_from_slice(body.as_bytes()));
+        let response = s3.answer(Call { method, uri, headers: pairs.collect(), body }).await;
+        let (head, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        (head.status.as_u16(), head.headers, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn conditions_hold_or_are_refused() {
+        let s3 = s3().await;
+        let put = call(&s3, Method::PUT, "/bucket/a", &[], "content").await;
+        assert_eq!(put.0, 200);
+        let etag = put.1["etag"].to_str().expect("text").to_owned();
+        let source = ("x-amz-copy-source", "bucket/a");
+        let (get, head, copy) = (Method::GET, Method::HEAD, Method::PUT);
+        for (method, uri, headers, status) in [
+            (&get, "/bucket/a?versionId=null", vec![], 200),
+            (&get, "/bucket/a?versionId=abc", vec![], 501),
+            (&get, "/bucket/a?partNumber=1", vec![], 501),
+            (&Method::DELETE, "/bucket/a?versionId=abc", vec![], 501),
+            (&Method::DELETE, "/bucket/a", vec![("if-match", "\"x\"")], 501),
+            (&head, "/bucket/a", vec![("if-none-match", etag.as_str())], 304),
+            (&head, "/bucket/a", vec![("if-none-match", etag.as_str()), ("range", "bytes=0-1")], 304),
+            (&copy, "/bucket/b", vec![source, ("if-none-match", "*")], 501),
+            (&copy, "/bucket/b", vec![source, ("x-amz-copy-source-if-match", "\"x\"")], 412),
+            (&copy, "/bucket/b", vec![source, ("x-amz-copy-source-if-none-match", etag.as_str())], 412),
+            (&copy, "/bucket/b", vec![("x-amz-copy-source", "bucket/a?versionId=x")], 501),
+            (&get, "/bucket/b", vec![], 404),
+            (&copy, "/bucket/b", vec![source, ("x-amz-copy-source-if-match", etag.as_str())], 200),
+        ] {
+            let answered = call(&s3, method.clone(), uri, &headers, "").await;
+            assert_eq!(answered.0, status, "{method} {uri} {headers:?}: {}", answered.2);
         }
+    }
+
+    #[tokio::test]
+    async fn a_completed_upload_takes_no_condition_and_leaves_no_parts() {
+        let s3 = s3().await;
+        let begun = call(&s3, Method::POST, "/bucket/a?uploads", &[], "").await.2;
+        let id = begun.split("UploadId>").nth(1).and_then(|text| text.split('<').next()).expect("an id").to_owned();
+        let part = call(&s3, Method::PUT, &format!("/bucket/a?partNumber=1&uploadId={id}"), &[], "content").await;
+        let etag = part.1["etag"].to_str().expect("text").to_owned();
+        let body = format!(
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        );
+        let uri = format!("/bucket/a?uploadId={id}");
+        assert_eq!(call(&s3, Method::POST, &uri, &[("if-none-match", "*")], &body).await.0, 501);
+        assert_eq!(call(&s3, Method::POST, &uri, &[], &body).await.0, 200);
+        assert_eq!(call(&s3, Method::GET, "/bucket/a", &[], "").await.2, "content");
+        assert_eq!(s3.documents.list(&s3.documents.path(&["s3", "uploads"])).await.expect("a list"), []);
+    }
+
+    #[tokio::test]
+    async fn a_delete_of_a_version_or_under_a_condition_is_refused_by_its_key() {
+        let s3 = s3().await;
+        assert_eq!(call(&s3, Method::PUT, "/bucket/a", &[], "content").await.0, 200);
+        let body = "<Delete><Object><Key>a</Key><VersionId>x</VersionId></Object><Object><Key>a</Key><ETag>y</ETag></Object></Delete>";
+        let (status, _, text) = call(&s3, Method::POST, "/bucket?delete", &[], body).await;
+        assert_eq!((status, text.matches("<Code>NotImplemented</Code>").count()), (200, 2), "{text}");
+        assert_eq!(call(&s3, Method::GET, "/bucket/a", &[], "").await.0, 200);
     }
 }

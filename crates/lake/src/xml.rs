@@ -10,6 +10,11 @@ use quick_xml::events::Event;
 
 /// How deep elements may be in each other.
 const DEPTH_MAX: usize = 16;
+/// The longest document that is read, in bytes: 10,000 parts of an upload, with a checksum each, are some 3 MB.
+const BYTES_MAX: usize = 8 << 20;
+/// The most elements of one, each of which takes some hundred bytes however short it is: 10,000 parts with their number,
+/// ETag and up to seven checksums.
+const ELEMENTS_MAX: usize = 100_000;
 
 /// A document that is being written.
 #[derive(Debug)]
@@ -93,12 +98,23 @@ pub(crate) struct Element {
 }
 
 impl Element {
-    /// Reads a document; `None` when it is none.
+    /// Reads a document; `None` when it is none, or larger than any that is asked for.
     pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        if bytes.len() > BYTES_MAX {
+            return None;
+        }
+        let mut elements = 0;
         let mut reader = Reader::from_reader(bytes);
         let mut open = vec![Self::default()];
         loop {
-            match reader.read_event().ok()? {
+            let event = reader.read_event().ok()?;
+            if matches!(event, Event::Start(_) | Event::Empty(_)) {
+                elements += 1;
+            }
+            if elements > ELEMENTS_MAX {
+                return None;
+            }
+            match event {
                 Event::Start(start) if open.len() <= DEPTH_MAX => open.push(Self::named(start.local_name().as_ref())?),
                 Event::Start(_) => return None,
                 Event::Empty(empty) => open.last_mut()?.children.push(Self::named(empty.local_name().as_ref())?),
@@ -152,6 +168,14 @@ mod tests {
         assert_eq!(read.name, "Root");
         assert_eq!(read.children("Inner").next().and_then(|inner| inner.child_text("Key")), Some(text));
         assert_eq!(read.children("None").count(), 0);
+    }
+
+    #[test]
+    fn what_is_too_large_is_refused() {
+        let of = |children: usize| format!("<a>{}</a>", "<b/>".repeat(children));
+        assert!(Element::parse(of(ELEMENTS_MAX - 1).as_bytes()).is_some());
+        assert_eq!(Element::parse(of(ELEMENTS_MAX).as_bytes()), None);
+        assert_eq!(Element::parse(format!("<a>{}</a>", "x".repeat(BYTES_MAX)).as_bytes()), None);
     }
 
     #[test]

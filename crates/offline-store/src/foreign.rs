@@ -118,6 +118,14 @@ impl OfflineTable {
         Ok(taken)
     }
 
+    /// Whether the table's newest version names a file, by its path below the table.
+    ///
+    /// # Errors
+    /// [`Error::Table`].
+    pub fn names_file(&self, path: &str) -> Result<bool, Error> {
+        Ok(self.delta.snapshot()?.log_data().into_iter().any(|file| file.path() == path))
+    }
+
     /// Files that no version of the table names and that were not judged yet, and what the log says and is not so.
     async fn find(&self, verdicts: &Verdicts) -> Result<Found, Error> {
         let now = self.warehouse.platform().now_millis();
@@ -282,7 +290,7 @@ impl Verdicts {
 }
 
 /// Parquet files, but for what Hive and Spark hide: paths with a part that begins with `_` or `.`.
-pub(crate) fn is_data(path: &str) -> bool {
+pub fn is_data(path: &str) -> bool {
     path.ends_with(".parquet") && !path.split('/').any(|part| part.starts_with(['_', '.']))
 }
 

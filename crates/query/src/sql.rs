@@ -20,6 +20,8 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
 use granary_platform::Platform;
@@ -156,9 +158,33 @@ pub(crate) struct Session {
 
 /// The longest statement, in bytes (contract 5.3).
 const SQL_BYTES_MAX: usize = 262_144;
-/// The most operators of a statement. Planning recurses once for each of a chain such as `a OR b OR c`, and an
-/// overflown stack ends the process.
-const OPERATORS_MAX: usize = 4_000;
+/// The most operators of a statement. A chain of them such as `a OR b OR c` is a tree as deep as it has terms, to plan
+/// and to drop it recurses once for each, and an overflown stack ends the process.
+const OPERATORS_MAX: usize = 5_000;
+/// The words that chain two expressions, queries or tables, or one expression and a test of it.
+const CHAINING_WORDS: [&str; 21] = [
+    "and",
+    "or",
+    "xor",
+    "not",
+    "is",
+    "isnull",
+    "notnull",
+    "in",
+    "between",
+    "like",
+    "ilike",
+    "rlike",
+    "similar",
+    "regexp",
+    "overlaps",
+    "collate",
+    "zone",
+    "union",
+    "intersect",
+    "except",
+    "join",
+];
 
 /// Refuses a statement that is too long or may nest too deep.
 pub(crate) fn check_size(sql: &str) -> Result<(), Error> {
@@ -169,17 +195,32 @@ pub(crate) fn check_size(sql: &str) -> Result<(), Error> {
         ))
         .into());
     }
-    let is_word = |word: &str| ["and", "or", "not"].iter().any(|operator| word.eq_ignore_ascii_case(operator));
-    let words = sql.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| is_word(word)).count();
-    let signs = sql.bytes().filter(|byte| b"+-*/%|&^".contains(byte)).count();
-    if words + signs > OPERATORS_MAX {
+    // What is not even tokens, the parser says better.
+    let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize().unwrap_or_default();
+    let operators = tokens.iter().filter(|token| chains(token)).count();
+    if operators > OPERATORS_MAX {
         return Err(granary_types::Error::invalid(format!(
-            "a statement has at most {OPERATORS_MAX} operators, got about {}: use IN (...) or a join",
-            words + signs
+            "a statement has at most {OPERATORS_MAX} operators, got {operators}: use IN (...) or a join"
         ))
         .into());
     }
     Ok(())
+}
+
+/// Whether a token may make a tree deeper without a parenthesis, of which the parser bounds the depth: every sign but
+/// those of lists and names.
+fn chains(token: &Token) -> bool {
+    match token {
+        Token::Word(word) => {
+            word.quote_style.is_none()
+                && CHAINING_WORDS.iter().any(|chaining| word.value.eq_ignore_ascii_case(chaining))
+        }
+        Token::Whitespace(_) | Token::Number(..) | Token::Char(_) => false,
+        Token::Comma | Token::Period | Token::SemiColon | Token::LParen | Token::RParen | Token::RBracket => false,
+        Token::RBrace | Token::EOF => false,
+        // Texts are many kinds of token, and begin with a quote or a letter and a quote.
+        other => !other.to_string().contains('\''),
+    }
 }
 
 impl Session {
@@ -217,7 +258,16 @@ mod tests {
         let chain = |terms: usize| format!("SELECT 1 WHERE 1=1{}", " or 1=1".repeat(terms));
         assert!(check_size(&chain(2_000)).is_ok());
         assert!(check_size(&chain(20_000)).is_err());
-        assert!(check_size(&format!("SELECT 1{}", "+1".repeat(5_000))).is_err());
+        for more in ["+1", "=1", "<1", "::int", "[1]", "||'a'", " is null", " union select 1", " not in (1)"] {
+            assert!(check_size(&format!("SELECT 1{}", more.repeat(5_001))).is_err(), "{more}");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_texts_and_names_is_no_operator() {
+        let values = ["'2024-01-01T00:00:00+01:00 or not'", "\"a-b\"", "x.y", "(1)", "-- or +\n1"].join(", ");
+        assert!(check_size(&format!("SELECT {}1", format!("{values}, ").repeat(3_000))).is_ok());
+        assert!(check_size("SELECT 'no end").is_ok());
         assert!(check_size(&"x".repeat(SQL_BYTES_MAX + 1)).is_err());
     }
 }

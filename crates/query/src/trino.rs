@@ -101,3 +101,51 @@ fn labelled(schema: &Schema, labels: &Labels) -> SchemaRef {
     let fields = schema.fields().iter().zip(labels.apply(&own));
     Arc::new(Schema::new(fields.map(|(field, name)| field.as_ref().clone().with_name(name)).collect::<Vec<_>>()))
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::Int64Type;
+    use futures::TryStreamExt;
+
+    use super::*;
+
+    fn context() -> SessionContext {
+        let state = SessionStateBuilder::new().with_default_features().build();
+        SessionContext::new_with_state(template(&state))
+    }
+
+    /// The integers of a query that has one row.
+    async fn one_row(sql: &str) -> Result<Vec<Option<i64>>, Error> {
+        let (rows, _) = run(&context(), sql).await?;
+        let batches: Vec<RecordBatch> = rows.try_collect().await?;
+        let batch = batches.iter().find(|batch| batch.num_rows() == 1).expect("one row");
+        let value =
+            |column: &arrow::array::ArrayRef| column.is_valid(0).then(|| column.as_primitive::<Int64Type>().value(0));
+        Ok(batch.columns().iter().map(value).collect())
+    }
+
+    #[tokio::test]
+    async fn the_value_of_the_greatest_is_among_the_rows_that_count() {
+        let of = "FROM (VALUES (1, 2), (2, 3), (3, NULL), (4, 1)) AS t (x, y)";
+        let sql = format!(
+            "SELECT max_by(x, y), min_by(x, y), max_by(x, y) FILTER (WHERE y < 3), max_by(x, y) FILTER (WHERE x = 3) {of}"
+        );
+        assert_eq!(one_row(&sql).await.expect("a row"), [Some(2), Some(4), Some(1), None]);
+    }
+
+    /// On a test's thread, whose stack is a hundredth of a query thread's.
+    #[tokio::test]
+    async fn many_arguments_of_concat_fit_the_stack() {
+        let sql = format!("SELECT length(concat('a'{}))", ", 'a'".repeat(2_000));
+        assert!(run(&context(), &sql).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn chains_of_any_operator_are_bounded() {
+        for chain in ["=1", "<1", "::int", "[1]", " is null"] {
+            let refused = one_row(&format!("SELECT 1{}", chain.repeat(6_000))).await.expect_err("too deep");
+            assert!(refused.to_string().contains("at most 5000 operators"), "{chain}: {refused}");
+        }
+    }
+}

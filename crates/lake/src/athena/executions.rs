@@ -242,6 +242,12 @@ impl Executions {
         Ok(Some(Execution { id: id.to_owned(), begun, started, ended }))
     }
 
+    /// The work group of an execution. One request, unlike [`Self::get`].
+    pub(super) async fn work_group(&self, id: &str) -> Result<Option<String>> {
+        let begun = self.documents.get::<Begun>(&self.document(id, "begun")).await?;
+        Ok(begun.map(|begun| begun.work_group))
+    }
+
     async fn is_alive(&self, id: &str, begun: &Begun) -> Result<bool> {
         if begun.process == *self.process {
             // Ended between the two looks is not dead.

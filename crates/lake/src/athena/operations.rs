@@ -215,13 +215,8 @@ impl Athena {
         let directory = if uri.key.is_empty() || uri.key.ends_with('/') { uri.key } else { format!("{}/", uri.key) };
         let probe = self.places.object(&uri.bucket, &format!("{directory}{}.csv", "0".repeat(36)));
         probe.map_err(|error| wrong(&error.to_string()))?;
-        let root = self.places.warehouse().root();
-        if !self.settings.s3_enabled && root.scheme() == "s3" && root.host_str() != Some(uri.bucket.as_str()) {
-            let own = root.host_str().unwrap_or_default();
-            return Err(wrong(&format!(
-                "results are written to the object store of the warehouse, which is bucket {own:?}"
-            )));
-        }
+        let reachable = self.places.check_reachable(&uri.bucket, self.settings.s3_enabled);
+        reachable.map_err(|error| wrong(&error.to_string()))?;
         Ok(format!("s3://{}/{directory}", uri.bucket))
     }
 
@@ -258,8 +253,8 @@ impl Athena {
                 next = rest.get(count.wrapping_sub(1)).cloned();
                 break;
             }
-            let execution = self.executions.get(id).await.map_err(|error| store_failed(&error))?;
-            if execution.is_some_and(|execution| execution.begun.work_group == work_group) {
+            let of = self.executions.work_group(id).await.map_err(|error| store_failed(&error))?;
+            if of.is_some_and(|of| of == work_group) {
                 listed.push(id.clone());
             }
         }

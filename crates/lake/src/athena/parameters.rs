@@ -1,5 +1,7 @@
 //! `ExecutionParameters`: literals in the places of question marks.
 
+use super::statement::opaque;
+
 /// The statement with its question marks replaced in order, those in texts, names and comments left alone.
 ///
 /// # Errors
@@ -10,31 +12,18 @@ pub(super) fn bind(sql: &str, parameters: &[String]) -> Result<String, String> {
     }
     let mut out = String::with_capacity(sql.len());
     let mut values = parameters.iter();
-    let mut quote = None;
-    let mut chars = sql.char_indices().peekable();
+    let mut rest = sql;
     let mut marks = 0;
-    while let Some((at, c)) = chars.next() {
-        match (quote, c) {
-            (Some(open), c) if open == c => quote = None,
-            (Some(_), _) => {}
-            (None, '\'' | '"') => quote = Some(c),
-            (None, '-') if sql[at..].starts_with("--") => {
-                out.push(c);
-                while let Some((_, c)) = chars.next_if(|(_, c)| *c != '\n') {
-                    out.push(c);
-                }
-                continue;
-            }
-            (None, '?') => {
-                marks += 1;
-                if let Some(value) = values.next() {
-                    out.push_str(value);
-                    continue;
-                }
-            }
-            _ => {}
+    while let Some(c) = rest.chars().next() {
+        let len = opaque(rest).unwrap_or(c.len_utf8());
+        let (here, after) = rest.split_at(len);
+        if c == '?' {
+            marks += 1;
+            out.push_str(values.next().map_or(here, String::as_str));
+        } else {
+            out.push_str(here);
         }
-        out.push(c);
+        rest = after;
     }
     if marks == parameters.len() {
         return Ok(out);
@@ -53,6 +42,8 @@ mod tests {
             bind("SELECT '?', \"a?\" -- ?\nWHERE x = ? AND y = ?", &parameters)
         };
         assert_eq!(of(&["1", "'b?'"]).as_deref(), Ok("SELECT '?', \"a?\" -- ?\nWHERE x = 1 AND y = 'b?'"));
+        let commented = bind("SELECT /* ' ? */ ?, 'it''s ?' -- it's ?", &["1".to_owned()]);
+        assert_eq!(commented.as_deref(), Ok("SELECT /* ' ? */ 1, 'it''s ?' -- it's ?"));
         assert!(of(&["1"]).is_err() && of(&["1", "2", "3"]).is_err() && of(&[]).is_ok());
     }
 }

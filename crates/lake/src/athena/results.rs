@@ -1,6 +1,6 @@
 //! Results read back in pages: rows of the result's file from a byte on.
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use futures::StreamExt;
 use object_store::{GetOptions, GetRange};
 use serde_json::{Value, json};
@@ -86,26 +86,55 @@ async fn rows(
     };
     let size = found.meta.size;
     let mut chunks = found.into_stream();
-    let mut pending = BytesMut::new();
+    let mut pending = Pending::default();
     let (mut rows, mut at) = (Vec::new(), from);
+    let full = |rows: &Vec<Value>, at: u64| rows.len() == max || at - from >= PAGE_BYTES_MAX as u64;
     loop {
-        let mut used = 0;
-        while rows.len() < max && at - from < PAGE_BYTES_MAX as u64 {
-            let Some((fields, len)) = one(&pending[used..], csv) else { break };
+        let chunk = chunks.next().await.transpose().map_err(|error| store_failed(&error))?;
+        let ended = chunk.is_none();
+        if !pending.add(&chunk.unwrap_or_default()) && !ended {
+            continue;
+        }
+        while !full(&rows, at) {
+            let Some((fields, len)) = pending.record(csv) else { break };
             rows.push(json!({ "Data": fields.iter().map(datum).collect::<Vec<_>>() }));
-            used += len;
             at += len as u64;
         }
-        if rows.len() == max || at - from >= PAGE_BYTES_MAX as u64 {
+        if ended || full(&rows, at) {
             break;
-        }
-        let _ = pending.split_to(used);
-        match chunks.next().await {
-            Some(chunk) => pending.extend_from_slice(&chunk.map_err(|error| store_failed(&error))?),
-            None => break,
         }
     }
     Ok((rows, (at < size).then_some(at)))
+}
+
+/// Bytes of a result from the beginning of a record on.
+#[derive(Debug, Default)]
+struct Pending {
+    bytes: BytesMut,
+    /// So many of them were looked at and are no whole record.
+    looked: usize,
+}
+
+impl Pending {
+    /// Adds what comes next; whether to look for records now. After a record that was not whole that is at twice its bytes,
+    /// so that a long one is looked through a few times only, whatever the size of the chunks it comes in.
+    fn add(&mut self, chunk: &[u8]) -> bool {
+        self.bytes.extend_from_slice(chunk);
+        self.bytes.len() >= self.looked * 2
+    }
+
+    /// Takes the first record and tells its length; `None` when it is not whole.
+    fn record(&mut self, csv: bool) -> Option<(Vec<Option<String>>, usize)> {
+        let found = one(&self.bytes, csv);
+        match &found {
+            Some((_, len)) => {
+                self.bytes.advance(*len);
+                self.looked = 0;
+            }
+            None => self.looked = self.bytes.len(),
+        }
+        found
+    }
 }
 
 /// A record of a query's result, or a line of another statement's, whose fields are divided by tabs.
@@ -143,6 +172,26 @@ fn column_info(column: &Column) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_record_is_looked_through_a_few_times_only() {
+        let text = format!("\"{}\"\n\"b\"\n", "a".repeat(10_000));
+        let mut pending = Pending::default();
+        let (mut found, mut looks) = (Vec::new(), 0);
+        for byte in text.bytes() {
+            if pending.add(&[byte]) {
+                looks += 1;
+                found.extend(pending.record(true));
+            }
+        }
+        assert!(looks < 30, "{looks}");
+        // At the end what is left is looked at in any case.
+        while let Some(record) = pending.record(true) {
+            found.push(record);
+        }
+        let lens: Vec<usize> = found.iter().map(|(_, len)| *len).collect();
+        assert_eq!(lens, [10_003, 4]);
+    }
 
     #[test]
     fn a_token_is_of_one_result() {

@@ -120,6 +120,29 @@ struct Progress {
     manifest: Option<String>,
     /// Objects that were written, to be taken away when the execution turns out to have ended before.
     written: Vec<Path>,
+    /// Database and name of the table that was made, which goes with them.
+    made: Option<(String, String)>,
+}
+
+/// A table that is made when its files are there.
+#[derive(Debug)]
+struct Named {
+    database: String,
+    name: String,
+    input: Map<String, Value>,
+}
+
+/// Takes an execution out of those of this process, however its task ends: whoever asks for one that has no end then
+/// finds that nobody has it any more, and ends it as failed.
+struct Here<'a> {
+    athena: &'a Athena,
+    id: &'a str,
+}
+
+impl Drop for Here<'_> {
+    fn drop(&mut self) {
+        self.athena.executions.done(self.id);
+    }
 }
 
 /// One execution at work.
@@ -151,22 +174,30 @@ impl Athena {
     pub(super) fn spawn(&self, id: String, begun: Begun, stop: CancellationToken) {
         let athena = self.clone();
         self.query.spawn("athena query", async move {
+            let _here = Here { athena: &athena, id: &id };
             let mut run = Run { athena: &athena, id: &id, begun: &begun, progress: Progress::default() };
             let outcome = tokio::select! {
                 () = stop.cancelled() => None,
                 done = run.work() => Some(done),
             };
+            // Not to be broken off, so that it is known whether there is a table.
+            let outcome = match outcome {
+                Some(Ok(Some(table))) => Some(run.name(table).await),
+                Some(Ok(None)) => Some(Ok(())),
+                Some(Err(failure)) => Some(Err(failure)),
+                None => None,
+            };
             if let Err(error) = run.end(outcome).await {
                 // Whoever asks for it finds that this process does not have it any more, and ends it.
                 tracing::warn!(%error, id, "the end of a query execution could not be kept");
             }
-            athena.executions.done(&id);
         });
     }
 }
 
 impl Run<'_> {
-    async fn work(&mut self) -> Result<(), Failure> {
+    /// All but the table that `CREATE TABLE AS` makes of what was written, which it returns.
+    async fn work(&mut self) -> Result<Option<Named>, Failure> {
         let permit =
             self.athena.query.admitted().await.map_err(|error| Failure::system("wait for its turn", &error))?;
         let started_ms = self.athena.platform.now_millis();
@@ -175,17 +206,29 @@ impl Run<'_> {
         started.map_err(|error| Failure::system("keep the start", &error))?;
         let sql = parameters::bind(&self.begun.query, &self.begun.parameters).map_err(Failure::user)?;
         match Statement::parse(&sql).map_err(Failure::user)? {
+            Statement::CreateTableAs(table) => return self.create_table_as(permit, *table).await,
             Statement::Query => {
                 let rows = self.query(permit, sql).await?;
                 self.write_csv(rows).await
             }
-            Statement::CreateTableAs(table) => self.create_table_as(permit, *table).await,
             Statement::Unload { query, location, properties } => {
                 self.unload(permit, query, &location, &properties).await
             }
             Statement::CreateTable(table) => self.create_table(*table).await,
             statement => self.catalog_statement(statement).await,
+        }?;
+        Ok(None)
+    }
+
+    /// Makes a table of files that are there.
+    async fn name(&mut self, table: Named) -> Result<(), Failure> {
+        let Named { database, name, input } = table;
+        if !self.athena.glue.create_table(&database, input).await? {
+            return Err(exists(&database, &name));
         }
+        self.progress.made = Some((database, name));
+        self.progress.columns = vec![count_column()];
+        Ok(())
     }
 
     /// Keeps how it ended. `None` is stopped from outside.
@@ -205,14 +248,24 @@ impl Run<'_> {
         (ended.columns, ended.rows, ended.manifest) = (progress.columns, progress.rows, progress.manifest);
         let ours = self.athena.executions.end(self.id, &ended).await?;
         if !(ours && succeeded) {
-            for path in progress.written {
-                match self.athena.documents.store().delete(&path).await {
-                    Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-                    Err(error) => tracing::warn!(%error, %path, "result of a query that did not succeed stays"),
-                }
-            }
+            self.take_away(progress.made, progress.written).await;
         }
         Ok(())
+    }
+
+    /// Removes what an execution left that did not succeed: a table before its files.
+    async fn take_away(&self, made: Option<(String, String)>, written: Vec<Path>) {
+        if let Some((database, name)) = made
+            && let Err(fault) = self.athena.glue.delete_table(&database, &name).await
+        {
+            tracing::warn!(error = fault.message, database, name, "table of a query that did not succeed stays");
+        }
+        for path in written {
+            match self.athena.documents.store().delete(&path).await {
+                Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+                Err(error) => tracing::warn!(%error, %path, "result of a query that did not succeed stays"),
+            }
+        }
     }
 
     async fn query(&mut self, permit: Permit, sql: String) -> Result<TrinoRows, Failure> {
@@ -302,7 +355,18 @@ impl Run<'_> {
         self.begun.output.rsplit_once('/').map_or_else(String::new, |(directory, _)| format!("{directory}/"))
     }
 
+    /// Refuses a place that is not for users' files, or that their S3 does not lead to.
+    fn check_location(&self, location: &str) -> Result<(), Failure> {
+        let places = &self.athena.places;
+        let checked = Uri::parse(location).and_then(|uri| {
+            places.check_reachable(&uri.bucket, self.athena.settings.s3_enabled)?;
+            places.table_directory(location)
+        });
+        checked.map(drop).map_err(|error| Failure::user(format!("INVALID_TABLE_PROPERTY: {error}")))
+    }
+
     async fn check_empty(&self, location: &str) -> Result<(), Failure> {
+        self.check_location(location)?;
         let uri = Uri::parse(location).map_err(|error| Failure::user(error.to_string()))?;
         let directory =
             self.athena.places.directory(&uri.bucket, &uri.key).map_err(|error| Failure::user(error.to_string()))?;
@@ -332,12 +396,12 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn create_table_as(&mut self, permit: Permit, table: CreateTableAs) -> Result<(), Failure> {
+    async fn create_table_as(&mut self, permit: Permit, table: CreateTableAs) -> Result<Option<Named>, Failure> {
         check_parquet(&table.properties)?;
         let (database, name) = self.resolved(&table.name);
         self.athena.glue.check_database(&database).await?;
         if self.athena.glue.table(&database, &name).await?.is_some() {
-            return if table.if_not_exists { Ok(()) } else { Err(exists(&database, &name)) };
+            return if table.if_not_exists { Ok(None) } else { Err(exists(&database, &name)) };
         }
         let output = self.output_directory();
         let location = table
@@ -352,7 +416,7 @@ impl Run<'_> {
         self.write_manifest(&output, file).await?;
         let columns = schema.fields().iter().map(|field| (field.name().to_lowercase(), to_hive(field.data_type())));
         let input = table_input(&Made {
-            name,
+            name: name.clone(),
             columns: columns.collect(),
             location,
             formats: [PARQUET_INPUT.to_owned(), PARQUET_OUTPUT.to_owned()],
@@ -360,16 +424,12 @@ impl Run<'_> {
             serde_properties: BTreeMap::from([("serialization.format".to_owned(), "1".to_owned())]),
             properties: BTreeMap::from([("classification".to_owned(), "parquet".to_owned())]),
         });
-        if !self.athena.glue.create_table(&database, input).await? {
-            return Err(exists(&database, &table.name.table));
-        }
-        self.progress.columns = vec![count_column()];
-        Ok(())
+        Ok(Some(Named { database, name, input }))
     }
 
     async fn create_table(&mut self, table: CreateTable) -> Result<(), Failure> {
         let (database, name) = self.resolved(&table.name);
-        self.athena.places.table_directory(&table.location).map_err(|error| Failure::user(error.to_string()))?;
+        self.check_location(&table.location)?;
         let input = table_input(&Made {
             name: name.clone(),
             columns: table.columns,
@@ -571,6 +631,99 @@ fn table_input(made: &Made) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The services over the bucket `lake`, and an execution that was begun.
+    async fn begun(query: &str) -> (Arc<crate::Lake>, String, Begun) {
+        let lake = crate::tests::lake("s3://lake").await;
+        let (id, begun) = begun_in(&lake, query).await;
+        (lake, id, begun)
+    }
+
+    async fn begun_in(lake: &crate::Lake, query: &str) -> (String, Begun) {
+        let executions = &lake.athena.executions;
+        let id = executions.fresh_id();
+        let begun = Begun {
+            query: query.to_owned(),
+            kind: "DDL".to_owned(),
+            database: "default".to_owned(),
+            catalog: None,
+            database_given: false,
+            work_group: "primary".to_owned(),
+            parameters: Vec::new(),
+            output: format!("s3://results/{id}"),
+            submitted_ms: 1,
+            process: executions.process().to_owned(),
+        };
+        executions.begin(&id, &begun).await.expect("kept").expect("new");
+        (id, begun)
+    }
+
+    /// Objects that are not Granary's own.
+    async fn objects(lake: &crate::Lake) -> Vec<String> {
+        let all = lake.athena.documents.store().list(None).map(|meta| meta.expect("listed").location.to_string());
+        all.filter(|path| std::future::ready(!path.starts_with("_granary"))).collect().await
+    }
+
+    #[tokio::test]
+    async fn a_stopped_table_of_a_query_leaves_neither_table_nor_files() {
+        for stopped in [false, true] {
+            let (lake, id, begun) = begun("CREATE TABLE t AS SELECT 1 AS a").await;
+            let athena = &lake.athena;
+            let mut run = Run { athena, id: &id, begun: &begun, progress: Progress::default() };
+            let table = run.work().await.expect("written").expect("a table");
+            if stopped {
+                let end = Ended::new(EndState::Cancelled, None, 2);
+                assert!(athena.executions.end(&id, &end).await.expect("kept"));
+            }
+            let named = run.name(table).await;
+            run.end(Some(named)).await.expect("kept");
+            assert_eq!(athena.glue.table("default", "t").await.expect("read").is_some(), !stopped);
+            assert_eq!(objects(&lake).await.is_empty(), stopped);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_execution_whose_task_broke_off_has_failed() {
+        let (lake, id, _) = begun("SELECT 1").await;
+        let executions = &lake.athena.executions;
+        assert_eq!(executions.get(&id).await.expect("read").expect("there").state(), "QUEUED");
+        drop(Here { athena: &lake.athena, id: &id });
+        assert_eq!(executions.get(&id).await.expect("read").expect("there").state(), "FAILED");
+        assert_eq!(executions.count_here(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_statement_makes_a_table_of_granarys_own_objects() {
+        for (query, refused) in [
+            ("CREATE EXTERNAL TABLE t (a INT) LOCATION 's3://lake/_granary/athena/'", true),
+            ("CREATE TABLE t WITH (external_location = 's3://lake/_granary/x/') AS SELECT 1 AS a WITH NO DATA", true),
+            ("UNLOAD (SELECT 1 AS a) TO 's3://lake/_granary/x/' WITH (format = 'PARQUET')", true),
+            ("CREATE EXTERNAL TABLE t (a INT) LOCATION 's3://tables/t/'", false),
+        ] {
+            let (lake, id, begun) = begun(query).await;
+            let mut run = Run { athena: &lake.athena, id: &id, begun: &begun, progress: Progress::default() };
+            let done = run.work().await;
+            assert_eq!(done.is_err(), refused, "{query}: {done:?}");
+            assert!(done.err().is_none_or(|failure| failure.users_fault), "{query}");
+        }
+    }
+
+    #[tokio::test]
+    async fn separated_texts_are_read_as_hive_does() {
+        let create = r"CREATE EXTERNAL TABLE t (n INT, a STRING) ROW FORMAT DELIMITED FIELDS TERMINATED BY ',' ESCAPED BY '\\'
+            LOCATION 's3://tables/t/'";
+        let (lake, id, begun) = begun(create).await;
+        let mut run = Run { athena: &lake.athena, id: &id, begun: &begun, progress: Progress::default() };
+        assert!(run.work().await.expect("made").is_none());
+        let store = lake.athena.documents.store();
+        store.put(&Path::from("tables/t/part"), "1,x\\\\y\n\\N,\\N\n3,\n".into()).await.expect("put");
+        let (id, begun) = begun_in(&lake, "SELECT n, a FROM t ORDER BY n").await;
+        let mut run = Run { athena: &lake.athena, id: &id, begun: &begun, progress: Progress::default() };
+        run.work().await.expect("read");
+        let result =
+            store.get(&Path::from(format!("results/{id}"))).await.expect("there").bytes().await.expect("bytes");
+        assert_eq!(result, "\"n\",\"a\"\n\"1\",\"x\\y\"\n\"3\",\"\"\n,\n");
+    }
 
     #[test]
     fn patterns_of_show_are_no_regular_expressions() {

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 mod words;
 
 use words::Tokens;
+pub(super) use words::opaque;
 
 /// A table's name, lower-cased; without a database the query's own is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -363,6 +364,12 @@ mod tests {
         };
         assert_eq!((query.as_str(), location.as_str()), ("SELECT ')' AS a, (1) AS b", "s3://b/x/"));
         assert_eq!(properties["format"], "PARQUET");
+        for query in
+            ["SELECT 1 /* ) ' */ AS a", "SELECT 1 -- ) \"\n AS a", "SELECT 'it''s )' AS \"(\"", "SELECT '\\' AS a"]
+        {
+            let read = Statement::parse(&format!("UNLOAD ({query}) TO 's3://b/x/'"));
+            assert!(matches!(&read, Ok(Statement::Unload { query: kept, .. }) if kept == query), "{read:?}");
+        }
     }
 
     #[test]

@@ -4,9 +4,16 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 
+/// How deep lists may be in each other. Whatever handles a type recurses as deep.
+const DEPTH_MAX: usize = 16;
+
 /// The Arrow type of a Hive type such as `bigint`, `decimal(10,2)` or `array<string>`; `None` for one that is not read
 /// here.
 pub(crate) fn of_hive(text: &str) -> Option<DataType> {
+    of_nested(text, DEPTH_MAX)
+}
+
+fn of_nested(text: &str, depth: usize) -> Option<DataType> {
     let text = text.trim().to_ascii_lowercase();
     let (name, arguments) = match text.find(['(', '<']) {
         Some(at) => (text[..at].trim(), text[at + 1..].strip_suffix([')', '>'])?),
@@ -31,7 +38,10 @@ pub(crate) fn of_hive(text: &str) -> Option<DataType> {
             ((1..=38).contains(&precision) && (0..=38).contains(&scale)).then_some(())?;
             DataType::Decimal128(precision, scale)
         }
-        "array" => DataType::List(Arc::new(Field::new("element", of_hive(arguments)?, true))),
+        "array" => {
+            let element = of_nested(arguments, depth.checked_sub(1)?)?;
+            DataType::List(Arc::new(Field::new("element", element, true)))
+        }
         _ => return None,
     })
 }
@@ -65,6 +75,11 @@ mod tests {
             ["boolean", "int", "bigint", "double", "string", "date", "timestamp", "decimal(10,2)", "array<bigint>"]
         {
             assert_eq!(to_hive(&of_hive(text).expect(text)), text);
+        }
+        let lists = |depth: usize| "array<".repeat(depth) + "int" + &">".repeat(depth);
+        assert_eq!(to_hive(&of_hive(&lists(DEPTH_MAX)).expect("lists")), lists(DEPTH_MAX));
+        for deep in [DEPTH_MAX + 1, 40_000] {
+            assert_eq!(of_hive(&lists(deep)), None, "{deep}");
         }
         assert_eq!(of_hive("VARCHAR(20)"), Some(DataType::Utf8));
         assert_eq!(of_hive("INTEGER"), Some(DataType::Int32));

@@ -56,14 +56,23 @@ impl Storage {
                 separator: byte("separatorChar").unwrap_or(b','),
                 quote: Some(byte("quoteChar").unwrap_or(b'"')),
                 escape: Some(byte("escapeChar").unwrap_or(b'\\')),
+                null: None,
                 header,
             }),
-            "LazySimpleSerDe" => Ok(UserFormat::Csv {
-                separator: byte("field.delim").or_else(|| byte("serialization.format")).unwrap_or(1),
-                quote: None,
-                escape: byte("escape.delim"),
-                header,
-            }),
+            "LazySimpleSerDe" => {
+                let text = |name: &str| self.serde_parameters.get(name).and_then(Value::as_str);
+                // Some write the end of a line, some its name.
+                if let Some(end) = text("line.delim").filter(|end| !["\n", "\\n"].contains(end)) {
+                    return Err(format!("lines that end with {end:?} are not read; those that end with \\n are"));
+                }
+                Ok(UserFormat::Csv {
+                    separator: byte("field.delim").or_else(|| byte("serialization.format")).unwrap_or(1),
+                    quote: None,
+                    escape: byte("escape.delim"),
+                    null: Some(text("serialization.null.format").unwrap_or("\\N").to_owned()),
+                    header,
+                })
+            }
             other => Err(format!("SerDe {other:?} is not read; Parquet, JSON, OpenCSV and LazySimple are")),
         }
     }
@@ -75,5 +84,38 @@ fn one_byte(text: &str) -> Option<u8> {
         b"\\t" => Some(b'\t'),
         b"\\001" => Some(1),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lazy(parameters: Value) -> Result<UserFormat, String> {
+        let library = "org.apache.hadoop.hive.serde2.lazy.LazySimpleSerDe";
+        let input = json!({ "StorageDescriptor": {
+            "Columns": [{ "Name": "a", "Type": "string" }],
+            "Location": "s3://bucket/t/",
+            "SerdeInfo": { "SerializationLibrary": library, "Parameters": parameters },
+        } });
+        Storage::of(&object(Some(&input)))?.format()
+    }
+
+    #[test]
+    fn lines_and_nulls_of_lazy_simple_are_hives() {
+        let csv = |null: &str, escape| UserFormat::Csv {
+            separator: b',',
+            quote: None,
+            escape,
+            null: Some(null.to_owned()),
+            header: false,
+        };
+        assert_eq!(lazy(json!({ "field.delim": "," })), Ok(csv("\\N", None)));
+        let said =
+            json!({ "field.delim": ",", "escape.delim": "\\", "line.delim": "\n", "serialization.null.format": "-" });
+        assert_eq!(lazy(said), Ok(csv("-", Some(b'\\'))));
+        assert!(lazy(json!({ "line.delim": "|" })).is_err());
     }
 }

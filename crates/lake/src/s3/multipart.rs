@@ -1,6 +1,7 @@
 //! Uploads in parts: each part an object of ours, put together when the upload is completed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::body::Body;
 use futures::StreamExt;
@@ -17,11 +18,15 @@ use super::buckets::no_content;
 use super::notes::Note;
 use super::objects::{note_of, quoted};
 use super::payload::{Payload, hex};
-use super::{Answer, NAMESPACE, Request, S3, S3Error};
+use super::{Answer, NAMESPACE, Request, S3, S3Error, WRITE_CONDITIONS};
 use crate::xml::{Element, Xml};
 
 /// The most parts of an upload, as on S3.
 const PARTS_MAX: usize = 10_000;
+/// An upload to which nothing was added for so long was abandoned: no client works on one for days.
+const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 86_400);
+/// How often abandoned uploads are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(6 * 3_600);
 
 /// An upload that was begun.
 #[derive(Debug, Serialize, Deserialize)]
@@ -88,8 +93,10 @@ impl S3 {
     }
 
     pub(super) async fn complete_upload(&self, request: &Request) -> Answer {
+        request.check_conditions(&WRITE_CONDITIONS)?;
         let (id, upload) = self.upload(request).await?;
         let path = self.places.object(&request.bucket, &request.key)?;
+        let _turn = self.writers.turn(&path).await;
         self.check_writable(&path, false).await?;
         let asked = Element::parse(&request.call.body).ok_or_else(S3Error::malformed)?;
         let parts = parts_of(&asked)?;
@@ -114,7 +121,7 @@ impl S3 {
         self.write_all(&path, &sources).await?;
         let etag = format!("{}-{}", hex(&sums.finalize()), parts.len());
         let (content_type, metadata) = (upload.content_type, upload.metadata);
-        self.keep_note(&path, Note { etag: etag.clone(), content_type, metadata, ..Note::default() }).await;
+        self.keep_note(&path, Note { etag: etag.clone(), content_type, metadata, ..Note::default() }, None).await;
         self.documents.delete_all(&self.documents.path(&["s3", "uploads", &id])).await?;
         let xml = Xml::new().root("CompleteMultipartUploadResult", NAMESPACE, |xml| {
             xml.text("Bucket", &request.bucket);
@@ -128,6 +135,43 @@ impl S3 {
         let (id, _) = self.upload(request).await?;
         self.documents.delete_all(&self.documents.path(&["s3", "uploads", &id])).await?;
         Ok(no_content())
+    }
+
+    /// Removes abandoned uploads now and then, until shutdown.
+    pub(super) async fn sweep_uploads(&self) {
+        loop {
+            tokio::select! {
+                swept = self.sweep_once(ABANDONED_AFTER) => {
+                    if let Err(error) = swept {
+                        tracing::warn!(%error, "abandoned uploads stay");
+                    }
+                }
+                () = self.platform.shutdown_begun() => return,
+            }
+            tokio::select! {
+                () = self.platform.sleep(SWEEP_INTERVAL) => {}
+                () = self.platform.shutdown_begun() => return,
+            }
+        }
+    }
+
+    /// Removes the uploads of which no part was written for `age`, and parts that came after their upload had ended.
+    async fn sweep_once(&self, age: Duration) -> object_store::Result<()> {
+        let oldest = self.platform.now_millis().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        let uploads = self.documents.path(&["s3", "uploads"]);
+        let mut newest: BTreeMap<String, i64> = BTreeMap::new();
+        for meta in self.documents.list(&uploads).await? {
+            let id = meta.location.prefix_match(&uploads).and_then(|mut rest| rest.next());
+            let Some(id) = id.map(|id| id.as_ref().to_owned()) else { continue };
+            let changed = meta.last_modified.timestamp_millis();
+            newest.entry(id).and_modify(|newest| *newest = changed.max(*newest)).or_insert(changed);
+        }
+        for (id, changed) in newest {
+            if u64::try_from(changed).is_ok_and(|changed| changed < oldest) {
+                self.documents.delete_all(&uploads.clone().join(id)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes objects one after the other into one, which appears when it is whole, and returns the MD5 of it all.
@@ -165,4 +209,32 @@ fn parts_of(asked: &Element) -> Result<Vec<(usize, String)>, S3Error> {
         return Err(S3Error::new(400, "InvalidPartOrder", "The list of parts was not in ascending order"));
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, s3};
+    use super::*;
+
+    #[tokio::test]
+    async fn abandoned_uploads_go_and_others_stay() {
+        let s3 = s3().await;
+        let begun = call(&s3, http::Method::POST, "/bucket/a?uploads", &[], "").await;
+        assert_eq!(begun.0, 200);
+        let stray = s3.upload_path(&"0".repeat(32), &part_name(1));
+        s3.documents.store().put(&stray, "late".into()).await.expect("put");
+        let left = async || {
+            let uploads = s3.documents.list(&s3.documents.path(&["s3", "uploads"])).await;
+            uploads.expect("a list").len()
+        };
+        s3.sweep_once(ABANDONED_AFTER).await.expect("swept");
+        assert_eq!(left().await, 2);
+        // Written in a later millisecond than they were.
+        let now = s3.platform.now_millis();
+        while s3.platform.now_millis() <= now + 1 {
+            tokio::task::yield_now().await;
+        }
+        s3.sweep_once(Duration::ZERO).await.expect("swept");
+        assert_eq!(left().await, 0);
+    }
 }

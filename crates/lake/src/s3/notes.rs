@@ -5,10 +5,13 @@
 //! for nothing. Without a note an object's ETag is made of its size and time, with a hyphen, which says that it is no MD5.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStoreExt};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use super::S3;
 
@@ -26,6 +29,27 @@ pub(super) struct Note {
     pub(super) modified_micros: i64,
 }
 
+/// The writers of this process: one at a time for each object, so that a note is about what its own writer wrote. Between
+/// the two another one's object of the same size would get the first one's MD5. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Writers(Arc<Mutex<BTreeMap<Path, Weak<AsyncMutex<()>>>>>);
+
+impl Writers {
+    /// Waits until nobody else writes the object; others wait while what is returned lives.
+    pub(super) async fn turn(&self, path: &Path) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.0.lock();
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            turns.get(path).and_then(Weak::upgrade).unwrap_or_else(|| {
+                let turn = Arc::default();
+                turns.insert(path.clone(), Arc::downgrade(&turn));
+                turn
+            })
+        };
+        turn.lock_owned().await
+    }
+}
+
 impl S3 {
     /// Where an object's note is. Directories and notes must not meet.
     fn note_path(&self, path: &Path) -> Path {
@@ -33,10 +57,15 @@ impl S3 {
         Path::parse(format!("{directory}/{path}~note")).expect("a path below a path")
     }
 
-    /// Keeps a note about the object that was just written. An error loses only what the note says.
-    pub(super) async fn keep_note(&self, path: &Path, note: Note) {
+    /// Keeps a note about the object that was just written, in its writer's turn. `written` is what the store calls that
+    /// object, where it says: when it is another by now, which another process wrote, no note is kept. An error loses only
+    /// what the note says.
+    pub(super) async fn keep_note(&self, path: &Path, note: Note, written: Option<&str>) {
         let kept = async {
             let meta = self.documents.store().head(path).await?;
+            if written.is_some() && meta.e_tag.as_deref() != written {
+                return Ok(());
+            }
             let note = Note { size: meta.size, modified_micros: meta.last_modified.timestamp_micros(), ..note };
             self.documents.put(&self.note_path(path), &note).await
         };
@@ -67,5 +96,40 @@ impl S3 {
                 Note { etag, ..Note::default() }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{call, s3};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_late_note_is_not_about_the_next_writers_object() {
+        let s3 = s3().await;
+        let path = s3.places.object("bucket", "a").expect("a place");
+        let note = |etag: &str| Note { etag: etag.to_owned(), ..Note::default() };
+        let store = s3.documents.store();
+        let first = store.put(&path, "one".into()).await.expect("put");
+        let second = store.put(&path, "two".into()).await.expect("put");
+        s3.keep_note(&path, note("of two"), second.e_tag.as_deref()).await;
+        s3.keep_note(&path, note("of one"), first.e_tag.as_deref()).await;
+        let meta = store.head(&path).await.expect("there");
+        assert_eq!(s3.note(&meta).await.etag, "of two");
+    }
+
+    #[tokio::test]
+    async fn an_object_has_one_writer_at_a_time() {
+        let s3 = s3().await;
+        let path = s3.places.object("bucket", "a").expect("a place");
+        let turn = s3.writers.turn(&path).await;
+        let mut put = Box::pin(call(&s3, http::Method::PUT, "/bucket/a", &[], "x"));
+        assert!(futures::poll!(&mut put).is_pending());
+        assert_eq!(call(&s3, http::Method::PUT, "/bucket/b", &[], "x").await.0, 200);
+        assert!(futures::poll!(&mut put).is_pending());
+        drop(turn);
+        assert_eq!(put.await.0, 200);
+        drop(s3.writers.turn(&path).await);
+        assert_eq!(s3.writers.0.lock().len(), 1, "turns that are over are forgotten");
     }
 }

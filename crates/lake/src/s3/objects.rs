@@ -15,12 +15,14 @@ use super::buckets::no_content;
 use super::notes::Note;
 use super::payload::Payload;
 use super::range::{asked, holds};
-use super::{Answer, NAMESPACE, Request, S3, S3Error, decoded};
+use super::{Answer, NAMESPACE, Request, S3, S3Error, WRITE_CONDITIONS, check_version, decoded, form};
 use crate::place::Uri;
 use crate::xml::{Element, Xml};
 
 /// The most keys that one call deletes, as on S3.
 const DELETED_MAX: usize = 1_000;
+/// What the conditions on a copy's source begin with.
+const COPY_SOURCE: &str = "x-amz-copy-source-";
 /// The most bytes of a user's metadata, as on S3.
 const METADATA_BYTES_MAX: usize = 2_048;
 
@@ -54,12 +56,14 @@ impl S3 {
         if request.header("if-match").is_some() {
             return Err(S3Error::not_implemented("If-Match on a write"));
         }
+        request.check_conditions(&["x-amz-write-offset-bytes"])?;
         let payload = Payload::read(request)?;
         let note = note_of(request, &payload.md5, Some(payload.crc32.clone()))?;
+        let _turn = self.writers.turn(&path).await;
         self.check_writable(&path, false).await?;
         let etag = quoted(&payload.md5);
-        self.documents.store().put_opts(&path, payload.bytes.into(), mode.into()).await?;
-        self.keep_note(&path, note).await;
+        let put = self.documents.store().put_opts(&path, payload.bytes.into(), mode.into()).await?;
+        self.keep_note(&path, note, put.e_tag.as_deref()).await;
         let mut response = Response::new(Body::empty());
         set(response.headers_mut(), ETAG, &etag);
         if request.header("x-amz-sdk-checksum-algorithm").is_some_and(|algorithm| algorithm == "CRC32") {
@@ -72,10 +76,10 @@ impl S3 {
         let path = self.places.object(&request.bucket, &request.key)?;
         let meta = self.meta(request, &path).await?;
         let note = self.note(&meta).await;
-        let mut response = Response::new(Body::empty());
-        if !holds(request, &note.etag, meta.last_modified)? {
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        if !holds(request, "", &note.etag, meta.last_modified)? {
+            return Ok(not_modified(&note));
         }
+        let mut response = Response::new(Body::empty());
         if let Some(range) = asked(request.header("range"), meta.size)? {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
             describe(response.headers_mut(), request, &meta, &note, Some(range));
@@ -89,11 +93,8 @@ impl S3 {
         let path = self.places.object(&request.bucket, &request.key)?;
         let meta = self.meta(request, &path).await?;
         let note = self.note(&meta).await;
-        if !holds(request, &note.etag, meta.last_modified)? {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            set(response.headers_mut(), ETAG, &quoted(&note.etag));
-            return Ok(response);
+        if !holds(request, "", &note.etag, meta.last_modified)? {
+            return Ok(not_modified(&note));
         }
         let range = asked(request.header("range"), meta.size)?;
         let options = GetOptions { range: range.clone().map(Into::into), ..GetOptions::default() };
@@ -120,6 +121,7 @@ impl S3 {
     }
 
     pub(super) async fn delete_object(&self, request: &Request) -> Answer {
+        request.check_conditions(&WRITE_CONDITIONS)?;
         self.delete_key(&request.bucket, &request.key).await?;
         Ok(no_content())
     }
@@ -127,6 +129,7 @@ impl S3 {
     /// A key that is not there is deleted already.
     async fn delete_key(&self, bucket: &str, key: &str) -> Result<(), S3Error> {
         let path = self.places.object(bucket, key)?;
+        let _turn = self.writers.turn(&path).await;
         self.check_writable(&path, true).await?;
         match self.documents.store().delete(&path).await {
             Ok(()) => self.forget_note(&path).await,
@@ -140,13 +143,19 @@ impl S3 {
         let payload = Payload::read(request)?;
         let asked =
             Element::parse(&payload.bytes).filter(|asked| asked.name == "Delete").ok_or_else(S3Error::malformed)?;
-        let keys: Option<Vec<&str>> = asked.children("Object").map(|object| object.child_text("Key")).collect();
-        let keys = keys.filter(|keys| (1..=DELETED_MAX).contains(&keys.len())).ok_or_else(S3Error::malformed)?;
+        let keyed = |object| Some((Element::child_text(object, "Key")?, object));
+        let objects: Option<Vec<(&str, &Element)>> = asked.children("Object").map(keyed).collect();
+        let objects = objects.filter(|objects| (1..=DELETED_MAX).contains(&objects.len()));
+        let objects = objects.ok_or_else(S3Error::malformed)?;
         self.check_bucket(&request.bucket).await?;
         let quiet = asked.child_text("Quiet") == Some("true");
-        let mut ends = Vec::with_capacity(keys.len());
-        for key in keys {
-            ends.push((key, self.delete_key(&request.bucket, key).await));
+        let mut ends = Vec::with_capacity(objects.len());
+        for (key, object) in objects {
+            let end = match check_deletable(object) {
+                Ok(()) => self.delete_key(&request.bucket, key).await,
+                Err(error) => Err(error),
+            };
+            ends.push((key, end));
         }
         let xml = Xml::new().root("DeleteResult", NAMESPACE, |xml| {
             for (key, end) in &ends {
@@ -165,19 +174,28 @@ impl S3 {
     }
 
     pub(super) async fn copy_object(&self, request: &Request) -> Answer {
-        let source = request.header("x-amz-copy-source").and_then(|source| decoded(source.split('?').next()?));
+        request.check_conditions(&WRITE_CONDITIONS)?;
+        let (source, query) = request
+            .header("x-amz-copy-source")
+            .map_or(("", ""), |source| source.split_once('?').unwrap_or((source, "")));
+        check_version(form(query).find(|(name, _)| name == "versionId").map(|(_, version)| version).as_deref())?;
+        let source = decoded(source).filter(|source| !source.is_empty());
         let source = source.ok_or_else(|| S3Error::argument("x-amz-copy-source is not bucket/key"))?;
         let source = Uri::parse(&format!("s3://{}", source.trim_start_matches('/')))?;
         let (from, to) =
             (self.places.object(&source.bucket, &source.key)?, self.places.object(&request.bucket, &request.key)?);
+        let _turn = self.writers.turn(&to).await;
         self.check_writable(&to, false).await?;
         let meta = self.documents.store().head(&from).await?;
         let old = self.note(&meta).await;
+        if !holds(request, COPY_SOURCE, &old.etag, meta.last_modified)? {
+            return Err(S3Error::precondition());
+        }
         // Streamed and not copied by the store, so that a local disk has it durable.
         let md5 = self.write_all(&to, std::slice::from_ref(&from)).await?;
         let replaced = request.header("x-amz-metadata-directive").is_some_and(|directive| directive == "REPLACE");
         let note = if replaced { note_of(request, &md5, old.crc32)? } else { Note { etag: md5.clone(), ..old } };
-        self.keep_note(&to, note).await;
+        self.keep_note(&to, note, None).await;
         let meta = self.documents.store().head(&to).await?;
         let xml = Xml::new().root("CopyObjectResult", NAMESPACE, |xml| {
             xml.text("ETag", quoted(&md5));
@@ -185,6 +203,22 @@ impl S3 {
         });
         Ok(xml.respond(StatusCode::OK))
     }
+}
+
+/// Refuses to delete another version of an object than the one there is, or under a condition.
+fn check_deletable(object: &Element) -> Result<(), S3Error> {
+    check_version(object.child_text("VersionId"))?;
+    match ["ETag", "LastModifiedTime", "Size"].iter().find(|name| object.child_text(name).is_some()) {
+        Some(name) => Err(S3Error::not_implemented(&format!("{name} as a condition of a deletion"))),
+        None => Ok(()),
+    }
+}
+
+fn not_modified(note: &Note) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    set(response.headers_mut(), ETAG, &quoted(&note.etag));
+    response
 }
 
 /// What is kept beside an object that a request writes.

@@ -31,22 +31,24 @@ pub(super) fn asked(header: Option<&str>, size: u64) -> Result<Option<Range<u64>
     Ok(Some(range))
 }
 
-/// Whether a read goes on: `Ok(false)` when the caller has the object already.
-pub(super) fn holds(request: &Request, etag: &str, modified: DateTime<Utc>) -> Result<bool, S3Error> {
+/// Whether a read goes on: `Ok(false)` when the caller has the object already. The headers of the conditions begin with
+/// `prefix`.
+pub(super) fn holds(request: &Request, prefix: &str, etag: &str, modified: DateTime<Utc>) -> Result<bool, S3Error> {
+    let header = |name: &str| request.header(&format!("{prefix}{name}"));
     let names = |list: &str| {
         list.split(',').any(|one| matches!(one.trim().trim_matches('"'), "*") || one.trim().trim_matches('"') == etag)
     };
     let since = |name| {
-        let time = DateTime::parse_from_rfc2822(request.header(name)?).ok()?;
+        let time = DateTime::parse_from_rfc2822(header(name)?).ok()?;
         Some(time.timestamp())
     };
     let changed = modified.timestamp();
-    match request.header("if-match") {
+    match header("if-match") {
         Some(list) if !names(list) => return Err(S3Error::precondition()),
         None if since("if-unmodified-since").is_some_and(|time| changed > time) => return Err(S3Error::precondition()),
         _ => {}
     }
-    Ok(match request.header("if-none-match") {
+    Ok(match header("if-none-match") {
         Some(list) => !names(list),
         None => since("if-modified-since").is_none_or(|time| changed > time),
     })

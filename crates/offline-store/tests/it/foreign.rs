@@ -75,6 +75,7 @@ async fn a_foreign_file_becomes_part_of_the_table_once() {
     let taken = take_in(&mut table, &mut verdicts).await;
     assert_eq!(taken, TakenIn { files: vec![path.to_owned()], rows: 2, ..TakenIn::default() });
     assert_eq!(take_in(&mut table, &mut verdicts).await, TakenIn::default());
+    assert!(table.names_file(path).expect("a version") && !table.names_file("part-2.parquet").expect("a version"));
     assert_eq!(ages(&mut table).await, [30, 31]);
     let rows = query(&mut table, "SELECT count(*), count(granary_sequence), count(write_time) FROM t").await;
     let counts: Vec<i64> = rows[0].columns().iter().map(|c| c.as_primitive::<Int64Type>().value(0)).collect();

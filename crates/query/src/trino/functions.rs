@@ -33,6 +33,10 @@ pub(super) fn timestamp_utc() -> DataType {
 /// The literal `timestamp '…'`, and a CSV field of that type.
 pub(super) const TIMESTAMP_LITERAL: &str = "granary_timestamp";
 
+/// A field of a text file without quotes, as its reader brings it, with its null's text and its escape character: what it
+/// means.
+pub(super) const FIELD: &str = "granary_field";
+
 /// What a function makes of its arguments' types.
 type TypeOf = fn(&[DataType]) -> DataType;
 /// What it makes of its arguments, which have one length.
@@ -100,6 +104,7 @@ pub(super) fn all() -> Vec<Arc<ScalarUDF>> {
     };
     vec![
         one(TIMESTAMP_LITERAL, &[1], |_| timestamp(), literal),
+        one(FIELD, &[3], |_| DataType::Utf8, field),
         one("from_iso8601_timestamp", &[1], |_| timestamp_utc(), |a| utc(from_iso(&a[0], true)?)),
         one("from_iso8601_timestamp_nanos", &[1], |_| timestamp_utc(), |a| utc(from_iso(&a[0], false)?)),
         one("from_iso8601_date", &[1], |_| DataType::Date32, |a| Ok(cast(&from_iso(&a[0], true)?, &DataType::Date32)?)),
@@ -183,6 +188,44 @@ fn literal(arguments: &[ArrayRef]) -> Result<ArrayRef> {
             .ok_or_else(|| wrong(format!("INVALID_CAST_ARGUMENT: value cannot be cast to timestamp: {text}")))
     };
     timestamps(texts(&arguments[0])?.iter().map(|text| text.map_or(Ok(None), parse)))
+}
+
+fn field(arguments: &[ArrayRef]) -> Result<ArrayRef> {
+    let (fields, nulls, escapes) = (texts(&arguments[0])?, texts(&arguments[1])?, texts(&arguments[2])?);
+    let rows = fields.iter().zip(nulls.iter().zip(escapes.iter()));
+    let values = rows.map(|(field, (null, escape))| match field {
+        Some(field) if Some(field) == null => Ok(None),
+        Some(field) => match escape.and_then(|escape| escape.chars().next()) {
+            Some(escape) => unescaped(field, escape).map(Some),
+            None => Ok(Some(field.to_owned())),
+        },
+        None => Ok(None),
+    });
+    Ok(Arc::new(values.collect::<Result<StringArray>>()?))
+}
+
+/// As Hive reads it: `n` and `r` after the escape character are ends of lines, all else means itself. The reader knows no
+/// escapes, so one at the end of a field was before a separator or the end of a line, where the field is not to end.
+fn unescaped(field: &str, escape: char) -> Result<String> {
+    let mut text = String::with_capacity(field.len());
+    let mut chars = field.chars();
+    while let Some(c) = chars.next() {
+        if c != escape {
+            text.push(c);
+            continue;
+        }
+        match chars.next() {
+            Some('n') => text.push('\n'),
+            Some('r') => text.push('\r'),
+            Some(c) => text.push(c),
+            None => {
+                return Err(wrong(format!(
+                    "NOT_SUPPORTED: {field:?} goes on behind an escaped separator or end of line, which is not read"
+                )));
+            }
+        }
+    }
+    Ok(text)
 }
 
 fn from_iso(array: &ArrayRef, to_millis: bool) -> Result<ArrayRef> {
@@ -293,7 +336,10 @@ fn date_diff(arguments: &[ArrayRef]) -> Result<ArrayRef> {
     let (units, from, to) = (texts(&arguments[0])?, instants(&arguments[1])?, instants(&arguments[2])?);
     let values = units.iter().zip(from.into_iter().zip(to)).map(|row| match row {
         (Some(text), (Some(from), Some(to))) => Ok(Some(match unit(text)? {
-            Unit::Micros(width) => (micros(to) - micros(from)) / width,
+            Unit::Micros(width) => {
+                let between = micros(to).checked_sub(micros(from));
+                between.ok_or_else(|| wrong("date_diff goes beyond the calendar".to_owned()))? / width
+            }
             Unit::Months(width) => months_between(from, to) / width,
         })),
         _ => Ok(None),
@@ -363,4 +409,49 @@ fn about(array: &ArrayRef, of: fn(f64) -> bool) -> Result<ArrayRef> {
     let array = cast(array, &DataType::Float64)?;
     let values = array.as_primitive::<Float64Type>().iter().map(|value| value.map(of));
     Ok(Arc::new(values.collect::<BooleanArray>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: i64) -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from(vec![micros]))
+    }
+
+    #[test]
+    fn fields_are_read_as_hive_does() {
+        let of = |text: &str, null: &str, escape: &str| {
+            let arguments = [text, null, escape].map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
+            let values = field(&arguments)?;
+            let values = values.as_string::<i32>();
+            Ok::<_, DataFusionError>(values.is_valid(0).then(|| values.value(0).to_owned()))
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(of("\\N", "\\N", "").expect("read"), None);
+        assert_eq!(of("\\N", "\\N", "\\").expect("read"), None);
+        assert_eq!(of("", "\\N", "").expect("read"), some(""));
+        assert_eq!(of("", "", "").expect("read"), None);
+        assert_eq!(of("a\\\\b\\tc\\nd", "\\N", "\\").expect("read"), some("a\\btc\nd"));
+        assert_eq!(of("a\\b", "\\N", "").expect("read"), some("a\\b"));
+        assert!(of("a\\", "\\N", "\\").is_err());
+    }
+
+    #[test]
+    fn times_that_are_too_far_apart_are_an_error() {
+        let unit: ArrayRef = Arc::new(StringArray::from(vec!["day"]));
+        let far = 8_000_000_000_000_000_000;
+        let days = date_diff(&[Arc::clone(&unit), at(0), at(far)]).expect("days");
+        assert_eq!(days.as_primitive::<Int64Type>().value(0), 92_592_592);
+        let refused = date_diff(&[unit, at(-far), at(far)]).expect_err("too far").to_string();
+        assert!(refused.contains("beyond the calendar"), "{refused}");
+    }
+
+    #[test]
+    fn seconds_beyond_the_calendar_are_an_error() {
+        for seconds in [1e18, -1e18, f64::NAN, f64::INFINITY] {
+            let seconds: ArrayRef = Arc::new(Float64Array::from(vec![seconds]));
+            assert!(from_unixtime(&seconds).is_err());
+        }
+    }
 }

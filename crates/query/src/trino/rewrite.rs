@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::ast::helpers::attached_token::AttachedToken;
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CaseWhen, CastKind, DataType, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Ident, ObjectName, OrderByExpr, OrderByOptions,
-    Query, Select, SelectItem, SetExpr, Statement as SqlStatement, VisitMut, VisitorMut,
+    Query, Select, SelectItem, SetExpr, Statement as SqlStatement, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer, Whitespace, Word};
@@ -37,7 +37,7 @@ pub(super) fn rewrite(sql: &str) -> Result<Rewritten> {
     let folded = tokens.into_iter().map(|token| TokenWithSpan { token: folded(token.token), span: token.span });
     let mut statement = parse(folded.collect())?;
     if let Some(sql) = sql_of(&mut statement)
-        && let ControlFlow::Break(error) = sql.visit(&mut Rewrite)
+        && let ControlFlow::Break(error) = sql.visit(&mut Rewrite::default())
     {
         return Err(error);
     }
@@ -159,10 +159,25 @@ fn outermost(query: &Query) -> Option<&Select> {
     }
 }
 
-struct Rewrite;
+/// The most tables of a statement, however often each is named: every one after the first is joined to all before it, so a
+/// plan is as deep as they are many, and needs some 25 KiB of stack for each.
+const TABLES_MAX: usize = 1_000;
+
+#[derive(Debug, Default)]
+struct Rewrite {
+    tables: usize,
+}
 
 impl VisitorMut for Rewrite {
     type Break = DataFusionError;
+
+    fn pre_visit_table_factor(&mut self, _: &mut TableFactor) -> ControlFlow<DataFusionError> {
+        self.tables += 1;
+        if self.tables > TABLES_MAX {
+            return ControlFlow::Break(syntax(format!("a statement names at most {TABLES_MAX} tables")));
+        }
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<DataFusionError> {
         match expr {
@@ -246,10 +261,7 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
         ("if", 2 | 3) => Some(case(arguments.next()?, arguments.next()?, arguments.next())),
         ("mod", 2) => Some(binary(arguments.next()?, BinaryOperator::Modulo, arguments.next()?)),
         // With a null in it the result is null, which DataFusion's concat skips.
-        ("concat", 2..) => {
-            let first = arguments.next()?;
-            Some(arguments.fold(first, |left, right| binary(left, BinaryOperator::StringConcat, right)))
-        }
+        ("concat", 2..) => concat(&mut arguments),
         ("date", 1) => Some(Expr::Cast {
             kind: CastKind::Cast,
             expr: Box::new(arguments.next()?),
@@ -268,6 +280,12 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
         }
         ("max_by" | "min_by", 2) if function.over.is_none() => {
             let (value, by) = (arguments.next()?, arguments.next()?);
+            // Rows without a value to compare do not count: where there are no others the result is null.
+            let compared = Box::new(Expr::IsNotNull(Box::new(Expr::Nested(Box::new(by.clone())))));
+            function.filter = Some(match function.filter.take() {
+                Some(filter) => Box::new(binary(*filter, BinaryOperator::And, *compared)),
+                None => compared,
+            });
             let options = OrderByOptions { asc: Some(name == "min_by"), nulls_first: Some(false) };
             list.args = vec![unnamed(value)];
             list.clauses.push(FunctionArgumentClause::OrderBy(vec![OrderByExpr {
@@ -281,6 +299,19 @@ fn rewrite_function(function: &mut Function) -> Option<Expr> {
         _ => None,
     }
     .filter(|_| list_is_plain(function))
+}
+
+/// `a || b || …` as a tree whose halves are alike: one that leans to a side would be as deep as there are arguments, and
+/// those of one call can be a hundred thousand.
+fn concat(arguments: &mut std::vec::IntoIter<Expr>) -> Option<Expr> {
+    match arguments.len() {
+        0 => None,
+        1 => arguments.next(),
+        count => {
+            let mut left = arguments.by_ref().take(count.div_ceil(2)).collect::<Vec<_>>().into_iter();
+            Some(binary(concat(&mut left)?, BinaryOperator::StringConcat, concat(arguments)?))
+        }
+    }
 }
 
 /// Neither DISTINCT nor FILTER nor OVER: nothing would be lost by another expression.
@@ -362,12 +393,49 @@ mod tests {
         assert_eq!(rewritten("SELECT 1 WHERE NOT is_deletedAND x"), "SELECT 1 WHERE NOT is_deleted AND x");
     }
 
+    /// The deepest nesting of parentheses in a text.
+    fn depth(text: &str) -> usize {
+        let (mut open, mut deepest) = (0_usize, 0);
+        for c in text.chars() {
+            match c {
+                '(' => open += 1,
+                ')' => open -= 1,
+                _ => {}
+            }
+            deepest = deepest.max(open);
+        }
+        deepest
+    }
+
+    #[test]
+    fn many_arguments_of_concat_make_no_deep_tree() {
+        let sql = format!("SELECT concat(0{})", ",1".repeat(100_000));
+        let text = rewritten(&sql);
+        assert!(depth(&text) <= 18, "{}", depth(&text));
+        assert_eq!(text.matches("||").count(), 100_000);
+    }
+
+    #[test]
+    fn a_statement_of_too_many_tables_is_refused() {
+        let of = |count: usize| format!("SELECT 1 FROM t{}", ", t".repeat(count - 1));
+        assert!(rewrite(&of(TABLES_MAX)).is_ok());
+        let refused = rewrite(&of(TABLES_MAX + 1)).expect_err("too many").to_string();
+        assert!(refused.contains("at most 1000 tables"), "{refused}");
+    }
+
     #[test]
     fn functions_get_their_other_names() {
         assert_eq!(rewritten("SELECT if(a, 1, 2)"), "SELECT CASE WHEN a THEN 1 ELSE 2 END");
         assert_eq!(rewritten("SELECT concat(a, 'x', b)"), "SELECT ((a) || ('x')) || (b)");
         assert_eq!(rewritten("SELECT count_if(a > 1)"), "SELECT count(*) FILTER (WHERE a > 1)");
-        assert_eq!(rewritten("SELECT max_by(x, y)"), "SELECT first_value(x ORDER BY y DESC NULLS LAST)");
+        assert_eq!(
+            rewritten("SELECT max_by(x, y)"),
+            "SELECT first_value(x ORDER BY y DESC NULLS LAST) FILTER (WHERE (y) IS NOT NULL)"
+        );
+        assert_eq!(
+            rewritten("SELECT min_by(x, y) FILTER (WHERE z)"),
+            "SELECT first_value(x ORDER BY y ASC NULLS LAST) FILTER (WHERE (z) AND ((y) IS NOT NULL))"
+        );
         assert_eq!(rewritten("SELECT cast(x AS timestamp)"), "SELECT CAST(x AS TIMESTAMP(6))");
         assert_eq!(
             rewritten("SELECT timestamp '2020-01-01 00:00:00'"),

@@ -18,7 +18,7 @@ use granary_types::FeatureGroup;
 use granary_types::feature_group::RESERVED_FEATURE_PREFIX;
 use url::Url;
 
-use super::functions::{TIMESTAMP_LITERAL, timestamp};
+use super::functions::{FIELD, TIMESTAMP_LITERAL, timestamp};
 use crate::sql::{QueryTables, WAREHOUSE_URL};
 
 /// How the files of a table that a user made are read.
@@ -30,8 +30,10 @@ pub enum UserFormat {
         separator: u8,
         /// Around a field that has separators in it.
         quote: Option<u8>,
-        /// Before a character that means itself.
+        /// Before a character that means itself: in quotes, where there are any.
         escape: Option<u8>,
+        /// What stands for null. Without one nothing does, in a column of texts.
+        null: Option<String>,
         /// Whether each file's first line is left out.
         header: bool,
     },
@@ -167,24 +169,36 @@ impl Database {
         if !as_text {
             return Ok(files.into_view());
         }
-        let columns = table.columns.iter().map(|(name, kind)| self.typed(name, kind));
+        let columns = table.columns.iter().map(|(name, kind)| self.typed(name, kind, &table.format));
         Ok(files.select(columns.collect::<Result<Vec<_>>>()?)?.into_view())
     }
 
-    fn typed(&self, name: &str, kind: &DataType) -> Result<Expr> {
-        if *kind == DataType::Utf8 {
-            // No text stands for null in these formats, and the reader takes an empty one for it.
-            return Ok(when(ident(name).is_null(), lit("")).otherwise(ident(name))?.alias(name));
-        }
-        let state = self.context.0.state();
-        let parsed = match kind {
-            DataType::Timestamp(..) => match state.scalar_functions().get(TIMESTAMP_LITERAL) {
-                Some(function) => function.call(vec![ident(name)]),
-                None => return Err(DataFusionError::Internal(format!("no function {TIMESTAMP_LITERAL}"))),
-            },
-            kind => cast(ident(name), kind.clone()),
+    fn typed(&self, name: &str, kind: &DataType, format: &UserFormat) -> Result<Expr> {
+        // The reader takes an empty text for null.
+        let text = when(ident(name).is_null(), lit("")).otherwise(ident(name))?;
+        let text = match format {
+            UserFormat::Csv { null: Some(null), quote, escape, .. } => {
+                let escape = escape.filter(|_| quote.is_none()).map_or_else(String::new, |c| char::from(c).to_string());
+                self.call(FIELD, vec![text, lit(null.as_str()), lit(escape)])?
+            }
+            _ => text,
         };
-        Ok(when(ident(name).not_eq(lit("")), parsed).end()?.alias(name))
+        if *kind == DataType::Utf8 {
+            return Ok(text.alias(name));
+        }
+        let parsed = match kind {
+            DataType::Timestamp(..) => self.call(TIMESTAMP_LITERAL, vec![text.clone()])?,
+            kind => cast(text.clone(), kind.clone()),
+        };
+        Ok(when(text.not_eq(lit("")), parsed).end()?.alias(name))
+    }
+
+    /// One of Trino's functions here.
+    fn call(&self, name: &str, arguments: Vec<Expr>) -> Result<Expr> {
+        match self.context.0.state().scalar_functions().get(name) {
+            Some(function) => Ok(function.call(arguments)),
+            None => Err(DataFusionError::Internal(format!("no function {name}"))),
+        }
     }
 }
 
@@ -202,7 +216,7 @@ fn format(format: &UserFormat) -> Arc<dyn FileFormat> {
     match format {
         UserFormat::Parquet => Arc::new(ParquetFormat::default()),
         UserFormat::Json => Arc::new(JsonFormat::default()),
-        UserFormat::Csv { separator, quote, escape, header } => Arc::new(
+        UserFormat::Csv { separator, quote, escape, header, null: _ } => Arc::new(
             CsvFormat::default()
                 .with_has_header(*header)
                 .with_delimiter(*separator)

@@ -147,16 +147,22 @@ async fn queries_that_compute_end_with_their_callers() {
         for _ in 0..3 {
             calls.push(world.client.sql(SqlRequest { sql: sql.to_owned() }).await.expect("begun"));
         }
+        until_running(&world, 3.0).await;
         assert_eq!(world.running(), 3.0, "{sql}");
         drop(calls);
-        let ended = async {
-            while world.running() > 0.0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), ended).await.expect(sql);
+        until_running(&world, 0.0).await;
         assert_eq!(world.sql("SELECT 1").await.expect("a thread is free"), [["1"]]);
     }
+}
+
+/// Waits until at most `count` queries are at work: one counts until a moment after its answer.
+async fn until_running(world: &World, count: f64) {
+    let fewer = async {
+        while world.running() > count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), fewer).await.expect("queries that end");
 }
 
 #[tokio::test]
@@ -169,6 +175,7 @@ async fn queries_that_compute_let_others_have_the_threads() {
     for _ in 0..10 {
         assert_eq!(world.sql("SELECT count(*) FROM customers").await.expect("an answer"), [["0"]]);
     }
+    until_running(&world, 3.0).await;
     assert_eq!(world.running(), 3.0, "they are still at it");
     drop(calls);
 }

@@ -265,25 +265,34 @@ impl<'a> Tokens<'a> {
     pub(super) fn parenthesised(&mut self) -> Result<String, String> {
         self.expect_symbol('(')?;
         let inside = &self.sql[self.at..];
-        let mut chars = inside.char_indices().peekable();
-        let (mut depth, mut quote) = (1_usize, None);
-        while let Some((at, c)) = chars.next() {
-            match (quote, c) {
-                (Some(open), c) if open == c => quote = None,
-                (Some(_), _) => {}
-                (None, '\'' | '"') => quote = Some(c),
-                (None, '-') if inside[at..].starts_with("--") => while chars.next_if(|(_, c)| *c != '\n').is_some() {},
-                (None, '(') => depth += 1,
-                (None, ')') => depth -= 1,
+        let (mut depth, mut at) = (1_usize, 0);
+        while let Some(c) = inside[at..].chars().next() {
+            match c {
+                '(' => depth += 1,
+                ')' => depth -= 1,
                 _ => {}
             }
             if depth == 0 {
                 self.at += at + 1;
                 return Ok(inside[..at].trim().to_owned());
             }
+            at += opaque(&inside[at..]).unwrap_or(c.len_utf8());
         }
         self.skip_rest();
         Err(self.unexpected(")"))
+    }
+}
+
+/// The length of the text, quoted name or comment that a query goes on with, if it does. A quote twice in it means
+/// itself, which reads as two texts; a backslash means itself. What does not end goes to the query's end.
+pub(in crate::athena) fn opaque(rest: &str) -> Option<usize> {
+    let ends = |from: usize, end: &str| rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len());
+    match rest.as_bytes() {
+        [b'\'', ..] => Some(ends(1, "'")),
+        [b'"', ..] => Some(ends(1, "\"")),
+        [b'-', b'-', ..] => Some(ends(2, "\n")),
+        [b'/', b'*', ..] => Some(ends(2, "*/")),
+        _ => None,
     }
 }
 
