@@ -91,18 +91,3 @@ pub enum Error {
     #[error("blocking task ended early")]
     TaskDied,
 }
-
-/// An error with its causes, for a log line. Some libraries tell the cause in the error already.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let told = cause.to_string();
-        if !text.contains(&told) {
-            text.push_str(": ");
-            text.push_str(&told);
-        }
-        source = cause.source();
-    }
-    text
-}

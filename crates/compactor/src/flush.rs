@@ -8,10 +8,9 @@ use granary_catalog::CatalogView;
 use granary_platform::Platform;
 use granary_types::invariants::{Invariant, check};
 use granary_types::mutants::{Mutant, is_planted};
-use granary_types::{FeatureGroupId, StreamId};
+use granary_types::{FeatureGroupId, StreamId, with_causes};
 
 use crate::Error;
-use crate::error::chain;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
 use crate::segments::{Ready, Waiting, decode};
@@ -43,7 +42,7 @@ pub(crate) async fn flush(
         match decode_off_thread(tail, catalog, platform).await {
             Ok(ready) => readies.push(ready),
             Err(error) => {
-                tracing::error!(error = chain(&error), "read the change log");
+                tracing::error!(error = with_causes(&error), "read the change log");
                 outcomes.insert(tail.stream, StreamOutcome::Failed);
             }
         }
@@ -57,7 +56,7 @@ pub(crate) async fn flush(
     }
     for (_, Landed { mut table, .. }) in landed {
         if let Err(error) = platform.apart_from_time(table.maintain()).await {
-            tracing::warn!(error = chain(&error), table = %table.url(), "keep house in the table log");
+            tracing::warn!(error = with_causes(&error), table = %table.url(), "keep house in the table log");
         }
         tables.keep(table);
     }

@@ -7,11 +7,10 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use granary_offline_store::OfflineTable;
 use granary_platform::Platform;
-use granary_types::FeatureGroupId;
+use granary_types::{FeatureGroupId, with_causes};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 
@@ -85,9 +84,9 @@ impl Publisher {
             Err(error) => {
                 self.metrics.iceberg_failures.inc();
                 if self.failing.lock().insert(id) {
-                    tracing::warn!(group = name, error = chain(&error), "publish iceberg metadata, again later");
+                    tracing::warn!(group = name, error = with_causes(&error), "publish iceberg metadata, again later");
                 } else {
-                    tracing::debug!(group = name, error = chain(&error), "publish iceberg metadata still fails");
+                    tracing::debug!(group = name, error = with_causes(&error), "publish iceberg metadata still fails");
                 }
             }
         }

@@ -10,13 +10,12 @@ use granary_catalog::CatalogView;
 use granary_offline_store::Warehouse;
 use granary_platform::Platform;
 use granary_proto::internal::{FailingTables, ReadSegmentsRequest};
-use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus, ShardId, StreamId};
+use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus, ShardId, StreamId, with_causes};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Error;
-use crate::error::chain;
 use crate::flush::{StreamOutcome, flush};
 use crate::foreign::ForeignFiles;
 use crate::health::Rests;
@@ -154,7 +153,7 @@ impl Compactor {
                 Ok(bytes) => fresh += bytes,
                 Err(error @ Error::ReadChangeLog { .. }) => self.unanswered(stream, &error),
                 Err(error) => {
-                    tracing::warn!(error = chain(&error), "read change log, another replica is next");
+                    tracing::warn!(error = with_causes(&error), "read change log, another replica is next");
                     self.pause(stream);
                 }
             }
@@ -180,9 +179,9 @@ impl Compactor {
         let tail = self.tails.get_mut(&stream).expect("only streams with a tail are asked");
         let silent = tail.silent();
         if silent == 0 {
-            tracing::warn!(error = chain(error), "no replica answers");
+            tracing::warn!(error = with_causes(error), "no replica answers");
         } else {
-            tracing::debug!(error = chain(error), silent, "no replica answers");
+            tracing::debug!(error = with_causes(error), silent, "no replica answers");
         }
         tail.unanswered(backoff(&self.platform, &self.settings, silent), self.platform.instant());
         self.metrics.failures.with_label_values(&[label(tail.shard)]).inc();

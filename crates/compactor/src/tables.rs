@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use granary_offline_store::{OfflineRow, OfflineTable, OffsetMove, Outcome, Warehouse};
 use granary_platform::Platform;
-use granary_types::{FeatureGroup, FeatureGroupId, StreamId};
+use granary_types::{FeatureGroup, FeatureGroupId, StreamId, with_causes};
 
 use crate::Error;
-use crate::error::chain;
 use crate::iceberg::Publisher;
 use crate::marks::Marks;
 use crate::metrics::Metrics;
@@ -90,7 +89,7 @@ struct Failure {
 impl Failing {
     /// Keeps a failure, which is logged aloud when it is news.
     pub(crate) fn note(&mut self, group: &Arc<FeatureGroup>, error: &Error) {
-        let (name, why) = (&group.name, chain(error));
+        let (name, why) = (&group.name, with_causes(error));
         let lost_history = matches!(error, Error::LostHistory { .. });
         if self.0.get(&group.id).is_some_and(|known| known.lost_history == lost_history) {
             tracing::debug!(group = name, error = why, "offline table still fails");

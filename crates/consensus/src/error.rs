@@ -7,12 +7,6 @@ use granary_types::{NodeId, ReplicaId};
 
 use crate::type_config::LogId;
 
-/// An error and what caused it, in one line: for whoever tells it and does not hand it on.
-pub fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// A group that cannot start or cannot be changed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -448,9 +448,10 @@ impl Group {
     }
 
     /// Hands leadership to the voter whose log is longest, if this replica leads, and returns when it no longer
-    /// does or after an election's time. Whether it worked is for [`Self::leadership`] to say.
-    pub async fn transfer_leadership(&self) {
-        let Some(to) = self.successor() else { return };
+    /// does or after an election's time. Whether it worked is for [`Self::leadership`] to say; what is returned is
+    /// whether there was such a voter.
+    pub async fn transfer_leadership(&self) -> bool {
+        let Some(to) = self.successor() else { return false };
         let timeout = Duration::from_millis(self.inner.settings.election_max_ms);
         let mut leadership = self.leadership();
         let handed_over = async {
@@ -460,6 +461,7 @@ impl Group {
             }
         };
         let _ = tokio::time::timeout(timeout, handed_over).await;
+        true
     }
 
     fn successor(&self) -> Option<u64> {

@@ -37,7 +37,7 @@ mod stats;
 pub mod type_config;
 
 pub use dirs::create_synced;
-pub use error::{Error, ProposeError, ReadError, WaitError, with_causes};
+pub use error::{Error, ProposeError, ReadError, WaitError};
 pub use group::{Group, GroupSpec, GroupStatus, Member, Role};
 pub use leadership::Leadership;
 pub use log_files::exists as log_exists;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{Stream, TryStreamExt};
 use granary_platform::Platform;
+use granary_types::with_causes;
 use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot};
 use openraft::{EntryPayload, OptionalSend};
@@ -21,7 +22,7 @@ use crate::codec::StoredPayload;
 use crate::snapshot_store::{SnapshotFile, SnapshotStore};
 use crate::stats::Stats;
 use crate::type_config::{LogId, Reply, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::{SnapshotSource, StateMachine, with_causes};
+use crate::{SnapshotSource, StateMachine};
 
 /// A snapshot that waits for about as many new bytes as the last one had never waits for more than this.
 const SNAPSHOT_DEFER_BYTES_MAX: u64 = 1 << 30;

@@ -14,11 +14,12 @@ use bytes::Bytes;
 use granary_consensus::{Group, ProposeError};
 use granary_platform::{Platform, TaskKind};
 use granary_proto::internal::{self, shard_command::Command, write_outcome::Status};
-use granary_shard::{Merged, Pressure, ShardStore};
+use granary_shard::{Pressure, ShardStore};
 use granary_types::{Error, ErrorKind, NodeId};
 use prost::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use crate::updates::Draft;
 use crate::{Metrics, Settings};
 
 /// What a refused or failed write means.
@@ -172,7 +173,7 @@ impl Batcher {
                 // In front, where no other write of the entry comes before them.
                 batch.sort_by_key(|submission| !submission.unmerged);
             }
-            self.propose(batch, permit);
+            self.propose(batch, permit).await;
         }
     }
 
@@ -188,27 +189,32 @@ impl Batcher {
         self.group.spec().group.to_string()
     }
 
-    fn propose(&self, batch: Vec<Submission>, permit: OwnedSemaphorePermit) {
-        let mut writes = Vec::with_capacity(batch.iter().map(|submission| submission.writes.len()).sum());
-        let mut answers = Vec::with_capacity(batch.len());
-        let mut room = self.entry_bytes_max;
-        for submission in batch {
-            let Submission { writes: submitted, unmerged, answer, _permits, .. } = submission;
-            let settled = if unmerged {
-                match merge(&self.store, submitted, &mut room, &mut writes) {
-                    Ok(settled) => settled,
-                    Err(error) => {
-                        drop(answer.send(Err(error)));
-                        continue;
-                    }
-                }
-            } else {
-                let settled = vec![None; submitted.len()];
-                writes.extend(submitted);
-                settled
-            };
-            answers.push(Answer { settled, answer, _permits });
+    /// Puts a batch into one entry, with its updates merged, and says what each submission waits for. `None` when the store
+    /// has failed, and everybody was told.
+    async fn draft(&self, batch: Vec<Submission>) -> Option<(Vec<internal::Write>, Vec<Answer>)> {
+        let (mut writes, mut counts, mut answers) = (Vec::new(), Vec::new(), Vec::with_capacity(batch.len()));
+        for Submission { writes: mut submitted, answer, _permits, .. } in batch {
+            counts.push(submitted.len());
+            writes.append(&mut submitted);
+            answers.push(Answer { settled: Vec::new(), answer, _permits });
         }
+        match Draft::of(&self.platform, &self.store, self.entry_bytes_max, writes).await {
+            Ok(Draft { entry, outcomes }) => {
+                let mut outcomes = outcomes.into_iter();
+                for (answer, count) in answers.iter_mut().zip(counts) {
+                    answer.settled = outcomes.by_ref().take(count).collect();
+                }
+                Some((entry, answers))
+            }
+            Err(error) => {
+                answers.into_iter().for_each(|answer| answer.fail(error.clone()));
+                None
+            }
+        }
+    }
+
+    async fn propose(&self, batch: Vec<Submission>, permit: OwnedSemaphorePermit) {
+        let Some((writes, answers)) = self.draft(batch).await else { return };
         if writes.is_empty() {
             let index = self.group.applied_index();
             answers.into_iter().for_each(|answer| answer.send(index, &mut std::iter::empty()));
@@ -230,11 +236,7 @@ impl Batcher {
                     let mut outcomes = outcomes.into_iter();
                     answers.into_iter().for_each(|answer| answer.send(index, &mut outcomes));
                 }
-                Err(error) => {
-                    for answer in answers {
-                        drop(answer.answer.send(Err(error.clone())));
-                    }
-                }
+                Err(error) => answers.into_iter().for_each(|answer| answer.fail(error.clone())),
             }
         });
     }
@@ -242,7 +244,7 @@ impl Batcher {
 
 /// What a submission waits for.
 struct Answer {
-    /// One for each of its writes: the outcome, where it did not go into the entry.
+    /// One for each of its writes: the outcome, where it does not go into the entry.
     settled: Vec<Option<internal::WriteOutcome>>,
     answer: oneshot::Sender<Result<Written, WriteError>>,
     _permits: (OwnedSemaphorePermit, OwnedSemaphorePermit),
@@ -255,34 +257,10 @@ impl Answer {
         // Whoever asked may have gone away; the write stands.
         drop(self.answer.send(Ok(Written { index, outcomes: mine })));
     }
-}
 
-/// Merges updates into the entry's writes. Returns the outcomes of those that do not go into it.
-fn merge(
-    store: &ShardStore,
-    updates: Vec<internal::Write>,
-    room: &mut usize,
-    writes: &mut Vec<internal::Write>,
-) -> Result<Vec<Option<internal::WriteOutcome>>, WriteError> {
-    let merged = updates.iter().map(|update| match store.merge_update(update).map_err(store_error)? {
-        Merged::Settled(outcome) => Ok(Some(outcome)),
-        Merged::Write(write) => {
-            let bytes = write.encoded_len();
-            // The first one goes in however large it is.
-            if bytes > *room && !writes.is_empty() {
-                return Ok(Some(raced()));
-            }
-            *room = room.saturating_sub(bytes);
-            writes.push(write);
-            Ok(None)
-        }
-    });
-    merged.collect()
-}
-
-/// The outcome of an update that is to be merged again.
-pub(crate) fn raced() -> internal::WriteOutcome {
-    internal::WriteOutcome { status: Status::Raced.into(), ..internal::WriteOutcome::default() }
+    fn fail(self, error: WriteError) {
+        drop(self.answer.send(Err(error)));
+    }
 }
 
 /// What a failure of the store means to the writer: nothing was proposed.

@@ -151,7 +151,7 @@ impl Node {
         let start = Start { settings, platform: platform.clone(), cluster, node, peers, consensus };
         let meta = start.meta_replica(&opened.identity).await.unwrap_or_else(|error| {
             // Data is served without the meta group; the catalog comes from the other seeds.
-            let why = granary_consensus::with_causes(&error);
+            let why = granary_types::with_causes(&error);
             tracing::error!(why, "the replica of the meta group does not start");
             replicas.set_note(ShardId::META, why);
             None

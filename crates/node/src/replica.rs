@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -31,6 +32,9 @@ use crate::{Metrics, Settings, standstill, updates};
 const FAILING_TABLES_KEPT: Duration = Duration::from_secs(60);
 /// How many failing tables one answer to `status` names.
 const FAILING_TABLES_MAX: usize = 100;
+
+/// More keys than this leave the async threads: a read of the engine may touch the disk.
+pub(crate) const KEYS_INLINE_MAX: usize = 32;
 
 /// What a new slot's epoch is.
 const FIRST_EPOCH: u64 = 1;
@@ -98,6 +102,8 @@ pub struct Replica {
     read_wait: Duration,
     entry_bytes_max: usize,
     dir: PathBuf,
+    /// The last term in which this replica was found to have applied what leaders of earlier terms left (`updates.rs`).
+    current_in_term: AtomicU64,
     /// As the compactor that last read the change log here tells it, and when it did.
     failing_tables: Mutex<Option<(Instant, Vec<String>)>>,
 }
@@ -139,6 +145,7 @@ impl Replica {
             read_wait: settings.read_wait,
             entry_bytes_max: settings.entry_bytes_max,
             dir,
+            current_in_term: AtomicU64::new(0),
             failing_tables: Mutex::default(),
         });
         // Every member does, with the same members: one that dies early must not leave the group without a leader.
@@ -309,6 +316,10 @@ impl Replica {
 
     pub(crate) fn queue(&self) -> &WriteQueue {
         &self.queue
+    }
+
+    pub(crate) fn current_in_term(&self) -> &AtomicU64 {
+        &self.current_in_term
     }
 
     /// How many bytes of writes go into one entry.

@@ -147,8 +147,11 @@ impl Watch {
         let Some(stands) = self.standstills.look(now, seen) else { return };
         let (shard, stands) = (self.replica.shard(), stands.name());
         tracing::warn!(%shard, stands, "this leader's disk stands still, handing over leadership");
-        self.metrics.handed_over.with_label_values(&[&shard.to_string(), stands]).inc();
-        group.transfer_leadership().await;
+        if group.transfer_leadership().await {
+            self.metrics.handed_over.with_label_values(&[&shard.to_string(), stands]).inc();
+        } else {
+            tracing::warn!(%shard, stands, "there is nobody to hand over to, this replica goes on leading");
+        }
     }
 }
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use granary_catalog::{CatalogView, ReplicaEntry, ShardEntry};
-use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool, with_causes};
+use granary_consensus::{ConsensusService, Group, GroupSpec, Member, PeerPool};
 use granary_platform::{Platform, TaskKind};
 use granary_shard::{ShardStore, Step, TreeTrust};
 use granary_store::{Engine, Tree};
-use granary_types::{ClusterId, NodeId, ReplicaId, ShardId};
+use granary_types::{ClusterId, NodeId, ReplicaId, ShardId, with_causes};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 use tokio::time::Instant;

@@ -1,14 +1,19 @@
 //! Updates on the leader: merged into their records, proposed with the other writes of their call, and merged again
 //! when something was written to a record in between (`docs/adr/0011-update-record.md`).
 
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use granary_platform::Platform;
 use granary_proto::internal::write_outcome::Status;
 use granary_proto::internal::{Write, WriteKind, WriteOutcome};
-use granary_shard::Merged;
+use granary_shard::{Merged, ShardStore};
 use granary_types::{Error, ErrorKind};
 use prost::Message;
 
-use crate::group_commit::{WriteError, Written, raced, store_error};
-use crate::replica::{Replica, read_error};
+use crate::group_commit::{WriteError, Written, store_error};
+use crate::replica::{KEYS_INLINE_MAX, Replica, read_error};
 
 /// How often an update that lost a race is merged again before its router is told. Each time at least one update of
 /// every record in the call is applied.
@@ -16,6 +21,92 @@ const ROUNDS_MAX: usize = 16;
 
 pub(crate) fn is_update(write: &Write) -> bool {
     write.kind() == WriteKind::Update
+}
+
+/// An update as its router sent it: nothing was ever written at stamp 0.
+fn is_unmerged(write: &Write) -> bool {
+    is_update(write) && write.based_on == 0
+}
+
+/// The outcome of an update that is to be merged again.
+fn raced() -> WriteOutcome {
+    WriteOutcome { status: Status::Raced.into(), ..WriteOutcome::default() }
+}
+
+/// The writes of one entry, and the outcomes of those that do not go into it.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) entry: Vec<Write>,
+    /// One for each write, in order; `None` for those in the entry.
+    pub(crate) outcomes: Vec<Option<WriteOutcome>>,
+}
+
+impl Draft {
+    /// Merges the updates among the writes into their records, as far as `room` has bytes for them. `RACED` are those for
+    /// which it has none, and those to a record that the entry writes to before: apply would say so.
+    ///
+    /// # Errors
+    /// When the store has failed: nothing is to be proposed.
+    pub(crate) async fn of(
+        platform: &Platform,
+        store: &Arc<ShardStore>,
+        room: usize,
+        writes: Vec<Write>,
+    ) -> Result<Self, WriteError> {
+        if writes.iter().filter(|write| is_unmerged(write)).count() <= KEYS_INLINE_MAX {
+            return Self::merged(store, room, writes);
+        }
+        let store = Arc::clone(store);
+        platform.blocking(move || Self::merged(&store, room, writes)).await.unwrap_or_else(|error| {
+            Err(WriteError::Failed(Error::new(ErrorKind::Internal, format!("merge updates: {error}"))))
+        })
+    }
+
+    fn merged(store: &ShardStore, mut room: usize, writes: Vec<Write>) -> Result<Self, WriteError> {
+        if !writes.iter().any(is_update) {
+            return Ok(Self { outcomes: vec![None; writes.len()], entry: writes });
+        }
+        let (mut draft, mut written) = (Self::default(), HashSet::new());
+        for write in writes {
+            let record = (write.feature_group, write.record.clone());
+            let outcome = if is_update(&write) && written.contains(&record) {
+                Some(raced())
+            } else {
+                draft.take(store, &mut room, write)?
+            };
+            if outcome.is_none() {
+                written.insert(record);
+            }
+            draft.outcomes.push(outcome);
+        }
+        Ok(draft)
+    }
+
+    /// Puts a write into the entry, or says its outcome.
+    fn take(&mut self, store: &ShardStore, room: &mut usize, write: Write) -> Result<Option<WriteOutcome>, WriteError> {
+        let write = if is_unmerged(&write) {
+            let merged = match store.merge_update(&write).map_err(store_error)? {
+                Merged::Settled(outcome) => return Ok(Some(outcome)),
+                Merged::Write(merged) => merged,
+            };
+            let bytes = merged.encoded_len();
+            // The first one goes in however large it is.
+            if bytes > *room && !self.entry.is_empty() {
+                return Ok(Some(raced()));
+            }
+            *room = room.saturating_sub(bytes);
+            merged
+        } else {
+            write
+        };
+        self.entry.push(write);
+        Ok(None)
+    }
+
+    /// Whether the state as it is had a say in an outcome.
+    fn settles(&self) -> bool {
+        self.outcomes.iter().flatten().any(|outcome| outcome.status() != Status::Raced)
+    }
 }
 
 /// A call's writes and what is known of their outcomes.
@@ -74,43 +165,52 @@ impl Replica {
 
     /// Merges each update once and proposes all writes together, as far as one entry has room.
     async fn first_round(&self, call: &mut Call) -> Result<(), WriteError> {
-        let mut room = self.entry_bytes_max();
-        let (mut places, mut entry) = (Vec::new(), Vec::new());
-        let mut confirmed = false;
-        for place in 0..call.writes.len() {
-            let write = &call.writes[place];
-            if !is_update(write) {
-                places.push(place);
-                entry.push(write.clone());
-                continue;
-            }
-            let mut merged = self.store().merge_update(write).map_err(store_error)?;
-            if matches!(merged, Merged::Settled(_)) && !confirmed {
-                // The state may be older than the call, and this replica may have been deposed.
-                let index = self.group().read_index().await.map_err(read_error)?;
-                self.caught_up(index).await?;
-                confirmed = true;
-                merged = self.store().merge_update(write).map_err(store_error)?;
-            }
-            match merged {
-                Merged::Settled(outcome) => {
+        let confirmed = self.confirm_in_term().await?;
+        let mut draft = self.draft(call).await?;
+        if draft.settles() && !confirmed {
+            // The state may be older than the call, and this replica may have been deposed.
+            self.confirm().await?;
+            draft = self.draft(call).await?;
+        }
+        let mut places = Vec::with_capacity(draft.entry.len());
+        for (place, outcome) in draft.outcomes.into_iter().enumerate() {
+            match outcome {
+                None => places.push(place),
+                Some(outcome) if outcome.status() == Status::Raced => {}
+                Some(outcome) => {
                     call.index = call.index.max(self.group().applied_index());
                     call.outcomes[place] = Some(outcome);
                 }
-                Merged::Write(merged) if merged.encoded_len() <= room || entry.is_empty() => {
-                    room = room.saturating_sub(merged.encoded_len());
-                    places.push(place);
-                    entry.push(merged);
-                }
-                // Another entry's turn.
-                Merged::Write(_) => {}
             }
         }
-        if !entry.is_empty() {
-            let written = self.queue().submit(entry).await?;
+        if !places.is_empty() {
+            let written = self.queue().submit(draft.entry).await?;
             call.take(&places, written);
         }
         Ok(())
+    }
+
+    async fn draft(&self, call: &Call) -> Result<Draft, WriteError> {
+        Draft::of(self.platform(), self.store(), self.entry_bytes_max(), call.writes.clone()).await
+    }
+
+    /// Before the first merge in a term, applies all that earlier leaders left: an update based on an older state would
+    /// most likely be `RACED`, and the versions that they ran might not have noted what it is checked against. Returns
+    /// whether it did so.
+    async fn confirm_in_term(&self) -> Result<bool, WriteError> {
+        let term = self.group().leadership().borrow().term;
+        if self.current_in_term().load(Ordering::Relaxed) == term {
+            return Ok(false);
+        }
+        self.confirm().await?;
+        self.current_in_term().store(term, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Makes sure that this replica leads, and that its state is not older than this call.
+    async fn confirm(&self) -> Result<(), WriteError> {
+        let index = self.group().read_index().await.map_err(read_error)?;
+        self.caught_up(index).await
     }
 }
 

@@ -2,7 +2,7 @@
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
-use granary_types::ErrorKind;
+use granary_types::{ErrorKind, with_causes};
 use thiserror::Error as ThisError;
 
 use crate::pit;
@@ -105,16 +105,6 @@ fn of_arrow(error: &ArrowError) -> ErrorKind {
         ArrowError::IoError(..) => ErrorKind::Overloaded,
         _ => ErrorKind::Internal,
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }
 
 #[cfg(test)]

@@ -297,6 +297,10 @@ fn verdict(shard: ShardId, applied: Applied) -> Result<Written, Missed> {
             let message = format!("with the update the record would have more than {RECORD_LEN_MAX} bytes");
             return Err(Missed::for_good("record_too_long", Error::invalid(message)));
         }
+        Status::RowUnreadable => {
+            let message = "the record's stored row cannot be updated: it or the update cannot be read";
+            return Err(Missed::for_good("row_unreadable", Error::new(ErrorKind::Internal, message)));
+        }
     };
     Ok(Written { shard, raft_index: applied.index, became_online })
 }
@@ -354,6 +358,7 @@ mod tests {
             (Status::NoRecord, ErrorKind::NotFound),
             (Status::OlderEventTime, ErrorKind::Conflict),
             (Status::RecordTooLong, ErrorKind::Invalid),
+            (Status::RowUnreadable, ErrorKind::Internal),
         ];
         for (status, kind) in refused {
             let missed = verdict(shard, applied(status)).expect_err("refused");

@@ -97,11 +97,9 @@ impl Inner {
     /// The stamp up to which the record is known, and the slot's epoch, if the record expires as the write says.
     fn basis_of_expiry(&self, write: &granary_types::Write, now_nanos: u64) -> Result<Option<(u64, u64)>, Error> {
         self.check_usable()?;
-        let (based_on, owned) = {
-            let control = self.control.lock();
-            (control.last_stamp, control.slots.epoch_of(write.slot))
-        };
-        let Some(epoch) = owned else { return Ok(None) };
+        let based_on = self.control.lock().last_stamp;
+        // As reads see it: the control state's is the old one while rows are replaced as a whole.
+        let Some(epoch) = self.slots.read().epoch_of(write.slot) else { return Ok(None) };
         let key = cell::key(write.slot, write.group, write.record.as_bytes());
         // After the stamp: what it shows is at least as new.
         let live = self.live(&key).inspect_err(|error| self.fail(error.clone()))?;

@@ -12,7 +12,7 @@
 //!
 //! | state | where | after a restart it is at |
 //! |---|---|---|
-//! | control: slots, stamps, recent writes, change log | memory, snapshots | the newest snapshot's index S |
+//! | control: slots, stamps, recent writes, touches, change log | memory, snapshots | the newest snapshot's index S |
 //! | rows: the cells | memory table, row cache, tree, snapshots | the tree's marker N, N >= S, or later in places |
 //!
 //! So on replay the rows may be **ahead** of the control state. That is sound because merging a cell is idempotent

@@ -27,6 +27,8 @@ const WORK_MAX: usize = 16_384;
 const SLOT_WORK: usize = 16;
 /// Bytes of rows in one answer; one larger row goes alone.
 const ROW_BYTES_MAX: usize = 1 << 20;
+/// Cells taken from the memory table at a time: what a look at all of a slot's may keep is bounded by it.
+const MEMORY_CELLS: usize = 1_024;
 /// Slot and feature group in front of a record's key.
 const PREFIX_LEN: usize = 6;
 
@@ -35,10 +37,11 @@ impl ShardStore {
     /// call it off the async threads.
     ///
     /// # Errors
-    /// What reading rows can say; then the store has failed.
+    /// What reading rows can say; then the store has failed. `Closed`.
     pub fn list(&self, request: &ShardListRequest) -> Result<Listed, Error> {
         loop {
             let replaced = self.inner.replaced.load(Ordering::SeqCst);
+            self.inner.check_usable()?;
             let listed = self.inner.list(request).inspect_err(|error| self.inner.fail(error.clone()));
             if self.inner.replaced.load(Ordering::SeqCst) == replaced {
                 return listed;
@@ -49,7 +52,6 @@ impl ShardStore {
 
 impl Inner {
     fn list(&self, request: &ShardListRequest) -> Result<Listed, Error> {
-        self.check_usable()?;
         let slots = match self.slots_to_list(request) {
             Ok(slots) => slots,
             Err(wrong) => return Ok(Listed::WrongSlot(wrong)),
@@ -89,26 +91,30 @@ impl Inner {
     }
 
     fn list_slot(&self, slot: Slot, piece: &mut Piece<'_>) -> Result<(), Error> {
-        piece.work += SLOT_WORK;
-        let after = piece.after(slot);
-        let prefix = after.slice(..PREFIX_LEN);
-        // Memory first: what moves into the tree meanwhile is found there.
-        let memory = self.memory.read().after(&after, &prefix);
-        let mut from = after.to_vec();
-        from.push(0);
-        let tree = self.tree.scan(&from).take_while(|pair| match pair {
-            Ok((key, _)) => key.starts_with(&prefix),
-            Err(_) => true,
-        });
-        for pair in (Newest { memory: memory.into_iter().peekable(), tree: tree.peekable() }) {
-            let (key, stored) = pair?;
-            if !piece.has_room() {
-                piece.listed.end = Some(piece.place.clone());
-                return Ok(());
+        let mut after = piece.begin(slot);
+        loop {
+            // Memory first: what moves into the tree meanwhile is found there.
+            let memory = self.memory.read().after(&after, PREFIX_LEN, MEMORY_CELLS);
+            // Where that was not all, cells beyond the last one may be newer than the tree's.
+            let known_to = (memory.len() == MEMORY_CELLS).then(|| memory.keys().next_back().cloned()).flatten();
+            let from = [&after, &[0][..]].concat();
+            let tree = self.tree.scan_within(&from, PREFIX_LEN).peekable();
+            for pair in (Newest { memory: memory.into_iter().peekable(), tree }) {
+                let (key, stored) = pair?;
+                if !piece.has_room() {
+                    piece.listed.end = Some(piece.place.clone());
+                    return Ok(());
+                }
+                piece.take(&key, &stored)?;
+                if known_to.as_ref() == Some(&key) {
+                    break;
+                }
             }
-            piece.take(slot, &key, &stored)?;
+            match known_to {
+                Some(last) => after = last,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 }
 
@@ -120,7 +126,7 @@ struct Piece<'a> {
     listed: ShardListed,
     work: usize,
     row_bytes: usize,
-    /// The last cell looked at.
+    /// Everything up to here was looked at.
     place: RecordPlace,
 }
 
@@ -137,16 +143,20 @@ impl<'a> Piece<'a> {
         self.work < WORK_MAX && self.row_bytes < ROW_BYTES_MAX && self.listed.records.len() < records_max
     }
 
-    /// The key after which the slot's records are wanted.
-    fn after(&self, slot: Slot) -> Bytes {
+    /// Goes on to a slot, and returns the key after which its records are wanted.
+    fn begin(&mut self, slot: Slot) -> Bytes {
+        self.work += SLOT_WORK;
         let after = self.request.after.as_ref().filter(|after| after.slot == u32::from(slot.0));
-        let record: &[u8] = after.map_or(&[], |after| &after.record);
-        cell::key(slot, FeatureGroupId(self.request.feature_group), record)
+        let record = after.map_or_else(Bytes::new, |after| after.record.clone());
+        let key = cell::key(slot, FeatureGroupId(self.request.feature_group), &record);
+        // Also when there is no room for its first cell: the next piece begins here, not where this one did.
+        self.place = RecordPlace { slot: slot.0.into(), record };
+        key
     }
 
-    fn take(&mut self, slot: Slot, key: &Bytes, stored: &Bytes) -> Result<(), Error> {
+    fn take(&mut self, key: &Bytes, stored: &Bytes) -> Result<(), Error> {
         self.work += 1;
-        self.place = RecordPlace { slot: slot.0.into(), record: key.slice(PREFIX_LEN..) };
+        self.place.record = key.slice(PREFIX_LEN..);
         let Some(latest) = StoredCell::decode(key, stored)?.cell.latest else { return Ok(()) };
         let Some(row) = latest.value else {
             if self.request.soft_deleted {

@@ -78,15 +78,23 @@ impl MemoryTable {
         self.active.get(key).or_else(frozen).cloned()
     }
 
-    /// The newest cells with keys after `after` that begin with `prefix`, which names a slot at least, in key order.
-    pub(crate) fn after(&self, after: &[u8], prefix: &[u8]) -> BTreeMap<Bytes, Bytes> {
+    /// The newest cells with keys after `after` that begin with its first `prefix_len` bytes, which name a slot at
+    /// least, in key order: the first `cells_max` of them. Looks at all keys of the slot.
+    pub(crate) fn after(&self, after: &[u8], prefix_len: usize, cells_max: usize) -> BTreeMap<Bytes, Bytes> {
         let maps = self.frozen.iter().map(|frozen| &frozen.cells).chain([&self.active]);
+        let mut first = BTreeMap::new();
         // Later ones replace earlier ones.
-        maps.filter_map(|cells| cells.slots.get(&slot_of(prefix)))
-            .flatten()
-            .filter(|(key, _)| key.starts_with(prefix) && ***key > *after)
-            .map(|(key, cell)| (key.clone(), cell.clone()))
-            .collect()
+        for (key, cell) in maps.filter_map(|cells| cells.slots.get(&slot_of(after))).flatten() {
+            let is_wanted = key.starts_with(&after[..prefix_len]) && **key > *after;
+            let is_too_far = first.len() == cells_max && first.last_key_value().is_some_and(|(last, _)| key > last);
+            if is_wanted && !is_too_far {
+                first.insert(key.clone(), cell.clone());
+                if first.len() > cells_max {
+                    first.pop_last();
+                }
+            }
+        }
+        first
     }
 
     pub(crate) fn put(&mut self, key: Bytes, cell: Bytes) {
@@ -140,6 +148,26 @@ mod tests {
 
     fn bytes(text: &'static str) -> Bytes {
         Bytes::from_static(text.as_bytes())
+    }
+
+    #[test]
+    fn the_first_cells_after_a_key_are_the_newest_ones() {
+        let mut table = MemoryTable::default();
+        for key in ["s1b", "s1d", "s1f", "s2a", "s1a", "s1c"] {
+            table.put(bytes(key), bytes("old"));
+        }
+        table.freeze(Marker::default());
+        for key in ["s1e", "s1c", "s1g", "s1h"] {
+            table.put(bytes(key), bytes("new"));
+        }
+        let after = |cells_max| table.after(b"s1a", 2, cells_max).into_iter().collect::<Vec<_>>();
+        let all = ["s1b", "s1c", "s1d", "s1e", "s1f", "s1g", "s1h"];
+        for cells_max in 1..9 {
+            let found = after(cells_max);
+            let keys: Vec<_> = found.iter().map(|(key, _)| key.clone()).collect();
+            assert_eq!(keys, all[..cells_max.min(7)]);
+            assert!(cells_max < 2 || found[1].1 == "new", "{found:?}");
+        }
     }
 
     #[test]

@@ -52,13 +52,15 @@ impl ShardStore {
 impl Inner {
     fn merge_update(&self, update: &wire::Write, write: &granary_types::Write) -> Result<Merged, Error> {
         self.check_usable()?;
-        let (based_on, accepted, owned) = {
+        let (based_on, accepted) = {
             let control = self.control.lock();
-            (control.last_stamp, control.recent.stamp_of(write.id), control.slots.epoch_of(write.slot))
+            (control.last_stamp, control.recent.stamp_of(write.id))
         };
         if let Some(stamp) = accepted {
             return Ok(settled(Status::Duplicate, 0, stamp.0));
         }
+        // Not the control state's: while rows are replaced as a whole, that is still the old one (see `ShardStore::read`).
+        let owned = self.slots.read().epoch_of(write.slot);
         if owned != Some(write.epoch) {
             return Ok(settled(Status::WrongShard, owned.map_or(0, |epoch| epoch.0), 0));
         }
@@ -72,7 +74,7 @@ impl Inner {
             Err(error) => {
                 // The cell is whole, so every replica has this row; stopping them all would help nobody.
                 tracing::error!(%error, ?key, "stored row or update cannot be merged");
-                return Ok(settled(Status::NoRecord, 0, 0));
+                return Ok(settled(Status::RowUnreadable, 0, 0));
             }
         };
         let event_time = if update.keeps_event_time { version.event_time } else { write.event_time };

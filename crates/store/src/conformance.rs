@@ -21,6 +21,7 @@ pub fn run(open: &dyn Fn() -> Arc<dyn Engine>, reopen: &dyn Fn(Arc<dyn Engine>) 
         puts_replace_and_removes_remove,
         scans_go_by_key_without_the_marker,
         scans_longer_than_a_chunk_are_whole,
+        scans_within_a_prefix_end_with_it,
         markers_stand_apart_from_pairs,
         clear_empties_one_tree,
         dropped_trees_are_empty_when_opened_again,
@@ -101,6 +102,23 @@ fn scans_longer_than_a_chunk_are_whole(engine: &dyn Engine) {
     let expected: Vec<_> = (0..count).map(|number| number.to_be_bytes().to_vec()).collect();
     assert_eq!(keys(&*tree, b""), expected);
     assert_eq!(tree.scan(&2_990_u32.to_be_bytes()).count(), 10);
+}
+
+fn scans_within_a_prefix_end_with_it(engine: &dyn Engine) {
+    let tree = tree(engine, "a");
+    let key = |prefix: u8, number: u16| [&[prefix, 0xff][..], &number.to_be_bytes()].concat();
+    let keys = (1..=3).flat_map(|prefix| (0..400).map(move |number| key(prefix, number)));
+    tree.write(&mut keys.map(|key| (Bytes::from(key.clone()), Some(key.into()))), b"m").expect("tree writes");
+    let within = |from: &[u8], prefix_len| -> Vec<Bytes> {
+        tree.scan_within(from, prefix_len).map(|pair| pair.expect("tree scans").0).collect()
+    };
+    for (from, count) in [(0, 400), (1, 399), (384, 16), (399, 1), (400, 0)] {
+        let expected: Vec<_> = (from..from + count).map(|number| key(2, number)).collect();
+        assert_eq!(within(&key(2, from), 2), expected, "from {from}");
+    }
+    assert_eq!(within(&[2], 1).len(), 400);
+    assert_eq!(within(&[4], 1), Vec::<Bytes>::new());
+    assert_eq!(within(&key(3, 390), 0).len(), 10);
 }
 
 fn markers_stand_apart_from_pairs(engine: &dyn Engine) {

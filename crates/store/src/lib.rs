@@ -82,7 +82,13 @@ pub trait Tree: Send + Sync + fmt::Debug {
     fn marker(&self) -> Result<Option<Bytes>, Error>;
 
     /// The pairs with keys at or after `from`, in key order, without the marker. Consistent while nobody writes.
-    fn scan(&self, from: &[u8]) -> Pairs<'_>;
+    fn scan(&self, from: &[u8]) -> Pairs<'_> {
+        self.scan_within(from, 0)
+    }
+
+    /// As [`Self::scan`], but only pairs whose keys begin with the first `prefix_len` bytes of `from`, which has as many.
+    /// Reads little more than these, and little more than is taken.
+    fn scan_within(&self, from: &[u8], prefix_len: usize) -> Pairs<'_>;
 
     /// Removes everything, the marker first.
     ///

@@ -180,8 +180,8 @@ impl Tree for MemoryTree {
         Ok(self.state.read().live.get(&*self.name).and_then(|tree| tree.marker.clone()))
     }
 
-    fn scan(&self, from: &[u8]) -> Pairs<'_> {
-        Box::new(ChunkedScan::new(from, |from: &[u8], chunk: &mut Chunk| {
+    fn scan_within(&self, from: &[u8], prefix_len: usize) -> Pairs<'_> {
+        Box::new(ChunkedScan::new(from, prefix_len, |from: &[u8], chunk: &mut Chunk| {
             if let Some(tree) = self.state.read().live.get(&*self.name) {
                 for (key, value) in tree.pairs.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
                     if !chunk.push(key.clone(), value.clone()) {

@@ -67,3 +67,38 @@ impl Error {
         Self::new(ErrorKind::Invalid, message)
     }
 }
+
+/// An error and what caused it, in one line: for whoever tells it and does not hand it on. A cause that is told already
+/// is left out, for some libraries tell it in the error itself.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    for cause in std::iter::successors(error.source(), |cause| cause.source()) {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, ThisError)]
+    #[error("{0}")]
+    struct Caused(&'static str, #[source] Option<Box<Self>>);
+
+    #[test]
+    fn causes_are_told_once() {
+        let caused = |text, source| Caused(text, Some(Box::new(source)));
+        let error = caused("write row", caused("sync file: disk is full", Caused("disk is full", None)));
+        assert_eq!(with_causes(&error), "write row: sync file: disk is full");
+        assert_eq!(
+            with_causes(&caused("write row", caused("sync file", Caused("disk is full", None)))),
+            "write row: sync file: disk is full"
+        );
+        assert_eq!(with_causes(&Caused("alone", None)), "alone");
+    }
+}

@@ -16,7 +16,7 @@ pub mod value;
 pub mod version;
 pub mod write;
 
-pub use error::{Error, ErrorKind};
+pub use error::{Error, ErrorKind, with_causes};
 pub use event_time::EventTime;
 pub use feature_group::{
     CollectionType, Feature, FeatureGroup, FeatureGroupStatus, FeatureType, Granularity, OfflineConfig, OnlineConfig,

@@ -14,6 +14,8 @@ pub mod errno {
 pub enum Op {
     /// Opening for writing, and making a file.
     Open,
+    /// Any way of reading bytes, but through a mapping or round the C library.
+    Read,
     /// Any way of writing bytes.
     Write,
     /// Changing a file's length.
@@ -34,6 +36,7 @@ impl Op {
     fn word(self) -> &'static str {
         match self {
             Self::Open => "open",
+            Self::Read => "read",
             Self::Write => "write",
             Self::Truncate => "truncate",
             Self::Sync => "sync",

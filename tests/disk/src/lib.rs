@@ -1,7 +1,7 @@
 //! A disk that can be faulted, for tests with real processes.
 //!
 //! A small C library is compiled with the system's `cc` and preloaded into a process. Below one directory it records,
-//! in one order over all threads, every operation that changes files, with its data, and lets operations fail, wait,
+//! in one order over all threads, every operation that changes files, with its data, and lets these and reads fail, wait,
 //! hang or kill the process. From the record, [`PowerCut`] builds directories as a power cut may leave them: with what
 //! was synced, and with any part of what was not.
 //!

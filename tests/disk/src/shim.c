@@ -63,6 +63,10 @@ static uint64_t recorded, opened;
 
 static int (*real_openat)(int, const char *, int, ...);
 static int (*real_close)(int);
+static ssize_t (*real_read)(int, void *, size_t);
+static ssize_t (*real_readv)(int, const struct iovec *, int);
+static ssize_t (*real_pread)(int, void *, size_t, off_t);
+static ssize_t (*real_preadv)(int, const struct iovec *, int, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
 static ssize_t (*real_writev)(int, const struct iovec *, int);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
@@ -111,6 +115,7 @@ static int append_to(const char *path) {
 }
 
 static void start(void) {
+    FIND(read); FIND(readv); FIND(pread); FIND(preadv);
     FIND(openat); FIND(close); FIND(write); FIND(writev); FIND(pwrite); FIND(pwritev); FIND(ftruncate);
     FIND(fsync); FIND(fdatasync); FIND(sync_file_range); FIND(renameat2); FIND(unlinkat); FIND(mkdirat);
     FIND(linkat); FIND(symlinkat); FIND(dup); FIND(dup2); FIND(dup3); FIND(fcntl); FIND(mmap); FIND(fallocate);
@@ -220,7 +225,7 @@ static void load(void) {
     space_used = 0;
     char text[8192];
     int fd = real_openat(AT_FDCWD, control, O_RDONLY | O_CLOEXEC);
-    ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+    ssize_t n = fd < 0 ? -1 : real_read(fd, text, sizeof text - 1);
     if (n < 0) die("read control file");
     real_close(fd);
     text[n] = 0;
@@ -345,6 +350,24 @@ int close(int fd) {
     pthread_mutex_unlock(&disk);
     return result;
 }
+
+/* Whether a read may go on. It changes nothing, so it is not recorded. */
+static int may_read(int fd) {
+    struct handle *handle = held(fd);
+    int error = handle && !handle->note ? gate("read", handle->path) : 0;
+    if (error) errno = error;
+    return !error;
+}
+ssize_t read(int fd, void *data, size_t len) { return may_read(fd) ? real_read(fd, data, len) : -1; }
+ssize_t readv(int fd, const struct iovec *parts, int count) { return may_read(fd) ? real_readv(fd, parts, count) : -1; }
+ssize_t pread(int fd, void *data, size_t len, off_t offset) {
+    return may_read(fd) ? real_pread(fd, data, len, offset) : -1;
+}
+ssize_t pread64(int fd, void *data, size_t len, off_t offset) { return pread(fd, data, len, offset); }
+ssize_t preadv(int fd, const struct iovec *parts, int count, off_t offset) {
+    return may_read(fd) ? real_preadv(fd, parts, count, offset) : -1;
+}
+ssize_t preadv64(int fd, const struct iovec *parts, int count, off_t offset) { return preadv(fd, parts, count, offset); }
 
 static ssize_t write_at(struct handle *handle, int fd, const void *data, size_t len, off_t offset) {
     if (handle->note) {

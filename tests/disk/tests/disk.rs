@@ -30,6 +30,7 @@ fn process() {
         "pages" => pages(&dir),
         "fill" => fill(&dir),
         "sync" => sync(&dir),
+        "read" => read(&dir),
         "names" => names(&dir),
         other => panic!("no such deed: {other}"),
     }
@@ -268,6 +269,22 @@ fn what_struck_is_told_and_nothing_is_recorded_unless_asked_for() {
     world.disk.set_faults(&[Fault::delay(Op::Sync, 1, "/log")]).expect("sets");
     assert!(world.run("sync").success(), "one process after the other");
     assert_eq!(world.disk.strikes().expect("reads")[2..], ["delay sync /log"; 3]);
+}
+
+fn read(dir: &Path) {
+    let file = File::open(dir.join("old/deep/file")).expect("opens");
+    let told: Vec<_> = (0..3).map(|_| file.read_at(&mut [0; 4], 5).map_err(|error| error.raw_os_error())).collect();
+    let whole = fs::read(dir.join("old/deep/file")).map_err(|error| error.raw_os_error());
+    note(&format!("{told:?} {:?}", whole.map(|bytes| bytes.len()))).expect("notes");
+}
+
+#[test]
+fn reads_fail() {
+    let world = World::new();
+    world.disk.set_faults(&[Fault::fail(Op::Read, errno::EIO, "/old/").nth(2).times(1)]).expect("sets");
+    let journal = world.recorded("read");
+    assert_eq!(said(&journal), ["[Ok(4), Err(Some(5)), Ok(4)] Ok(11)"]);
+    assert_eq!(world.disk.strikes().expect("reads"), ["fail read /old/deep/file"]);
 }
 
 fn said(journal: &Journal) -> Vec<&str> {

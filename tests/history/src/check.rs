@@ -4,9 +4,9 @@ use std::fmt;
 
 use crate::levels::{bounded_staleness, durable, eventual, linearizable, no_phantoms, sessions};
 use crate::log_order::log_order;
-use crate::model::{Call, History, Level, Mark, Outcome, What};
+use crate::model::{Call, Change, History, Level, Mark, Outcome, What};
 use crate::offline::offline;
-use crate::operations::{Malformed, Operations};
+use crate::operations::{Malformed, Operations, Write};
 use crate::replicas::replicas_equal;
 use crate::verdict::Violation;
 
@@ -24,6 +24,8 @@ pub struct Counts {
     pub keys: u64,
     /// Acknowledged writes.
     pub acknowledged: u64,
+    /// Those of them that are updates.
+    pub updated: u64,
     /// Writes of unknown outcome.
     pub unknown: u64,
     /// Writes that certainly failed.
@@ -92,7 +94,10 @@ pub fn check(history: &History, promises: Promises) -> Result<Report, Malformed>
 fn count(history: &History, operations: &Operations) -> Counts {
     let mut counts = Counts { keys: operations.keys.len() as u64, ..Counts::default() };
     for key in operations.keys.values() {
-        counts.acknowledged += key.writes.iter().filter(|write| write.acked.is_some()).count() as u64;
+        let acknowledged = || key.writes.iter().filter(|write| write.acked.is_some());
+        counts.acknowledged += acknowledged().count() as u64;
+        let is_update = |write: &&Write| matches!(write.call.change, Change::Update { .. });
+        counts.updated += acknowledged().filter(is_update).count() as u64;
         counts.unknown += key.writes.iter().filter(|write| write.acked.is_none()).count() as u64;
         counts.failed += key.failed.len() as u64;
         for read in &key.reads {
@@ -136,9 +141,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { keys, acknowledged, unknown, failed, reads, reads_failed, faults, rows, .. } = self.counts;
+        let Counts { keys, acknowledged, updated, unknown, failed, reads, reads_failed, faults, rows, .. } =
+            self.counts;
         let Counts { states_compared, weakly_checked, .. } = self.counts;
-        writeln!(f, "{keys} keys; writes: {acknowledged} acknowledged, {unknown} unknown, {failed} failed")?;
+        write!(f, "{keys} keys; writes: {acknowledged} acknowledged, of which {updated} updates, ")?;
+        writeln!(f, "{unknown} unknown, {failed} failed")?;
         let [linearizable, session, bounded, eventual] = reads;
         write!(f, "reads: {linearizable} linearizable, {session} session, {bounded} bounded staleness, ")?;
         writeln!(f, "{eventual} eventual, {reads_failed} without an answer")?;

@@ -23,6 +23,8 @@ use crate::world::{MS, World};
 const SECOND: u64 = 1_000 * MS;
 /// How long a healed cluster may take to do what it should.
 const PATIENCE_NS: u64 = 120 * SECOND;
+/// So many acknowledged writes have updates among them, an eighth of all calls, unless these never go through.
+const WRITES_WITH_UPDATES: u64 = 100;
 
 /// What a run came to.
 pub(crate) struct Ran {
@@ -55,7 +57,12 @@ pub(crate) fn run(seed: u64, seconds: u64, file: Option<&Path>) -> anyhow::Resul
     }
     let history = recorder.finish()?;
     let report = match granary_history::check(&history, Promises::default()) {
-        Ok(report) => Some(report),
+        Ok(report) => {
+            if report.counts.acknowledged >= WRITES_WITH_UPDATES && report.counts.updated == 0 {
+                run.failures.push("no update was acknowledged".to_owned());
+            }
+            Some(report)
+        }
         Err(malformed) => {
             run.failures.push(format!("the history is malformed: {malformed}"));
             None

@@ -188,7 +188,9 @@ async fn leadership_is_handed_over() {
     let first = cluster.leader().await;
     cluster.nodes[first].group().propose(command(1)).await.unwrap();
     let before = cluster.nodes[first].group().leadership().borrow().term;
-    cluster.nodes[first].group().transfer_leadership().await;
+    let follower = cluster.nodes[(first + 1) % 3].group();
+    assert!(!follower.transfer_leadership().await, "who does not lead has nobody to hand over to");
+    assert!(cluster.nodes[first].group().transfer_leadership().await);
     let handed_over = async {
         let mut leadership = cluster.nodes[first].group().leadership();
         let me = cluster.nodes[first].group().spec().replica;

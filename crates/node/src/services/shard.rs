@@ -14,12 +14,10 @@ use tonic::{Request, Response, Status};
 use super::{no_replica, not_leader, read_index_at};
 use crate::Metrics;
 use crate::group_commit::WriteError;
-use crate::replica::Replica;
+use crate::replica::{KEYS_INLINE_MAX, Replica};
 use crate::supervisor::Replicas;
 use crate::updates::check_from_router;
 
-/// More keys than this leave the async threads: a read of the engine may touch the disk.
-const KEYS_INLINE_MAX: usize = 32;
 /// The most keys of one call.
 const KEYS_MAX: usize = 10_000;
 /// The most writes of one call.

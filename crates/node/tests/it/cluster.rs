@@ -4,8 +4,9 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use bytes::Bytes;
+use granary_consensus::{Logs, MemoryDisk};
 use granary_node::replica::Replica;
-use granary_node::{EngineKind, Node, Settings};
+use granary_node::{EngineKind, Node, Settings, Simulated};
 use granary_platform::Platform;
 use granary_proto::internal::change_log_client::ChangeLogClient;
 use granary_proto::internal::shard_client::ShardClient;
@@ -14,8 +15,11 @@ use granary_proto::internal::{
     ReadLevel, ReadSegmentsRequest, RecordKey, RowResult, Segment, ShardReadRequest, ShardRows, ShardWriteRequest,
     ShardWritten, Write, shard_read_response, shard_write_response,
 };
+use granary_shard::TreeTrust;
+use granary_store::memory::MemoryEngine;
 use granary_types::ShardId;
 use prometheus::Registry;
+use prometheus::proto::Metric;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -36,6 +40,8 @@ struct Running {
 struct Host {
     dir: TempDir,
     address: String,
+    /// Where its Raft logs are, if not in the directory.
+    logs: Option<MemoryDisk>,
     running: Option<Running>,
 }
 
@@ -54,6 +60,11 @@ fn settings(host: &Host, seeds: Vec<String>) -> Settings {
     let mut settings = Settings::new(host.dir.path().to_owned(), host.address.clone(), seeds);
     settings.shards = 1;
     settings.engine = EngineKind::Memory;
+    settings.simulated = host.logs.clone().map(|logs| Simulated {
+        engine: Arc::new(MemoryEngine::new()),
+        trust: TreeTrust::Untrusted,
+        logs: Logs::Memory(logs),
+    });
     settings.seal_interval = Duration::from_millis(50);
     settings.read_wait = Duration::from_millis(500);
     settings.compare_interval = Duration::from_millis(200);
@@ -94,12 +105,17 @@ async fn start(hosts: &mut [Host], seeds: &[String], configure: fn(&mut Settings
 
 impl Cluster {
     pub(crate) async fn start(configure: fn(&mut Settings)) -> Self {
-        let host = |_| {
+        Self::start_on([None, None, None], configure).await
+    }
+
+    /// [`Self::start`] with the Raft logs of each node on a disk of its own.
+    pub(crate) async fn start_on(logs: [Option<MemoryDisk>; 3], configure: fn(&mut Settings)) -> Self {
+        let host = |logs| {
             let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
             let address = free.local_addr().expect("is bound").to_string();
-            Host { dir: TempDir::new().expect("a directory"), address, running: None }
+            Host { dir: TempDir::new().expect("a directory"), address, logs, running: None }
         };
-        let mut cluster = Self { hosts: (0..3).map(host).collect(), configure };
+        let mut cluster = Self { hosts: logs.into_iter().map(host).collect(), configure };
         cluster.restart().await;
         cluster
     }
@@ -196,11 +212,14 @@ impl Cluster {
         segments
     }
 
-    /// The value of a metric at a node.
+    /// The value of a metric at a node; of a histogram, the sum of what it saw.
     pub(crate) fn metric(&self, n: usize, name: &str) -> Option<f64> {
         let families = self.running(n).registry.gather();
         let family = families.iter().find(|family| family.name() == name)?;
-        Some(family.get_metric().iter().map(|it| it.get_gauge().get_value() + it.get_counter().get_value()).sum())
+        let value = |it: &Metric| {
+            it.get_gauge().get_value() + it.get_counter().get_value() + it.get_histogram().get_sample_sum()
+        };
+        Some(family.get_metric().iter().map(value).sum())
     }
 }
 

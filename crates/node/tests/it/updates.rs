@@ -70,7 +70,8 @@ async fn check_events(cluster: &Cluster, record: &str, count: u16) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_updates_of_one_record_all_count() {
-    const COUNT: u16 = 60;
+    // More in one call than are merged on an async thread.
+    const COUNT: u16 = 80;
     let cluster = Cluster::start(|_| {}).await;
     let clients = cluster.clients();
     clients.write(&[put_row(1, "r")]).await;
@@ -91,6 +92,22 @@ async fn concurrent_updates_of_one_record_all_count() {
     while let Some(status) = under_way.join_next().await {
         assert_eq!(status.expect("no panic"), Status::Applied);
     }
+    check_events(&cluster, "r", COUNT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_would_lose_a_race_in_its_own_entry_is_not_proposed() {
+    const COUNT: u16 = 12;
+    let cluster = Cluster::start(|_| {}).await;
+    let clients = cluster.clients();
+    clients.write(&[put_row(1, "r")]).await;
+    let leader = cluster.leader().await;
+    let proposed = || cluster.metric(leader, "granary_node_writes_per_entry_count").expect("is registered");
+    let before = proposed();
+    let updates: Vec<_> = (1..=COUNT).map(|ordinal| update(u128::from(100 + ordinal), "r", ordinal)).collect();
+    let outcomes = clients.write(&updates).await;
+    assert!(outcomes.iter().all(|(status, _)| *status == Status::Applied), "{outcomes:?}");
+    assert_eq!(proposed() - before, f64::from(COUNT), "each once");
     check_events(&cluster, "r", COUNT).await;
 }
 

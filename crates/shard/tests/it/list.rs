@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use granary_proto::internal::shard_list_response::Result as Listed;
-use granary_proto::internal::{OwnedSlots, Projection, RecordPlace, ShardListRequest, Write, WriteKind};
-use granary_shard::{Settings, ShardStore, TreeTrust};
+use granary_proto::internal::{
+    OpenSlots, OwnedSlots, Projection, RecordPlace, ShardListRequest, StreamId, Write, WriteKind,
+    shard_command::Command,
+};
+use granary_shard::{Error, Settings, ShardStore, TreeTrust};
 use granary_types::{EventTime, Record, RecordIdentifier, SchemaVersion, Ttl, TtlUnit};
 
-use crate::commands::{EPOCH, SETTINGS, SLOT, apply, batch_within, delete, fresh, open_as, open_slots, put};
+use crate::commands::{EPOCH, SETTINGS, SLOT, apply, batch_within, delete, encode, fresh, open_as, open_slots, put};
 use crate::tree::TestTree;
 
 const SLOTS: [u32; 2] = [SLOT, 4000];
@@ -35,7 +38,11 @@ fn list(store: &ShardStore, mut request: ShardListRequest) -> Vec<(u32, String)>
             all.push((slot, String::from_utf8(record.to_vec()).expect("UTF-8")));
         }
         match page.end {
-            Some(end) => request.after = Some(end),
+            Some(end) => {
+                let place = |place: &RecordPlace| (place.slot, place.record.clone());
+                assert!(request.after.as_ref().map(place) < Some(place(&end)), "it goes on: {end:?}");
+                request.after = Some(end);
+            }
             None => return all,
         }
     }
@@ -121,6 +128,54 @@ fn slots_are_listed_only_where_they_are_owned() {
         let Listed::WrongSlot(found) = store.list(&asked(epoch, slots)).expect("whole") else { panic!("not owned") };
         assert_eq!((found.slot, found.epoch), wrong);
     }
+    assert!(store.failure().is_none());
+}
+
+#[test]
+fn empty_slots_are_passed_a_bounded_piece_at_a_time() {
+    const ALL: std::ops::Range<u32> = 0..4096;
+    let (_tree, store) = fresh();
+    let stream = StreamId { cluster: vec![1; 16].into(), shard: 1, incarnation: 1 };
+    let open = OpenSlots { slots: ALL.collect(), epoch: EPOCH, stream: Some(stream) };
+    apply(&store, 1, &encode(Command::OpenSlots(open)));
+    // Around the ends of the first pieces: a feature group for each, with one record.
+    let alone = [0, 1_022, 1_023, 1_024, 1_025, 1_026, 2_046, 2_047, 2_048, 2_049, 2_050, 4_095];
+    let puts = alone.map(|slot| Write { feature_group: slot + 1, ..put_row(slot.into(), slot, "alone", 1) });
+    apply(&store, 2, &batch_within(0, 1, puts.to_vec()));
+    for slot in alone {
+        let slots = vec![OwnedSlots { epoch: EPOCH, slots: ALL.collect() }];
+        let found = list(&store, ShardListRequest { slots, feature_group: slot + 1, ..request(10) });
+        assert_eq!(found, [(slot, "alone".to_owned())]);
+    }
+}
+
+#[test]
+fn a_slot_with_many_cells_in_memory_and_in_the_tree_is_listed_whole() {
+    const RECORDS: u32 = 5_000;
+    let roomy = Settings { memory_table_bytes: 64 << 20, checkpoint_bytes: 64 << 20, ..SETTINGS };
+    let store = open_as(&std::sync::Arc::new(TestTree::default()), TreeTrust::Untrusted, roomy);
+    apply(&store, 1, &open_slots());
+    let record = |number: u32| format!("record {number:04}");
+    let puts = |id: u128, numbers: Vec<u32>| {
+        let put = |number: u32| put_row(id << 64 | u128::from(number), SLOT, &record(number), 1);
+        batch_within(0, 1, numbers.into_iter().map(put).collect())
+    };
+    // Every third only in the tree, every third only in memory, every third in both.
+    apply(&store, 2, &puts(1, (0..RECORDS).filter(|number| number % 3 != 1).collect()));
+    store.checkpoint().expect("is written");
+    apply(&store, 3, &puts(2, (0..RECORDS).filter(|number| number % 3 != 0).collect()));
+    let expected: Vec<_> = (0..RECORDS).map(|number| (SLOT, record(number))).collect();
+    for size in [700, 1_024, 1_366, 10_000] {
+        assert_eq!(list(&store, request(size)), expected, "pages of {size}");
+    }
+}
+
+#[test]
+fn a_store_that_is_closed_lists_nothing_and_has_not_failed() {
+    let (_tree, store) = fresh();
+    apply(&store, 1, &open_slots());
+    store.close().expect("is written");
+    assert!(matches!(store.list(&request(10)), Err(Error::Closed)));
     assert!(store.failure().is_none());
 }
 

@@ -142,13 +142,17 @@ impl Tree for TestTree {
     }
 
     /// Pair by pair: what is written meanwhile is seen, as with a real engine.
-    fn scan(&self, from: &[u8]) -> Pairs<'_> {
+    fn scan_within(&self, from: &[u8], prefix_len: usize) -> Pairs<'_> {
+        let prefix = from[..prefix_len].to_vec();
         let mut after = Bound::Included(Bytes::copy_from_slice(from));
         let mut given = 0;
         Box::new(std::iter::from_fn(move || {
             self.scanned(given);
             let state = self.state.lock();
             let (key, value) = state.pairs.range((after.clone(), Bound::Unbounded)).next()?;
+            if !key.starts_with(&prefix) {
+                return None;
+            }
             (after, given) = (Bound::Excluded(key.clone()), given + 1);
             Some(Ok((key.clone(), value.clone())))
         }))

@@ -6,7 +6,7 @@ use granary_proto::internal::{Write, WriteKind};
 use granary_row::RowView;
 use granary_shard::{Merged, ShardStore, TreeTrust, decode_segment};
 use granary_types::record::RecordUpdate;
-use granary_types::{RecordIdentifier, SchemaVersion, Ttl, TtlUnit};
+use granary_types::{RecordIdentifier, SchemaVersion, Slot, Ttl, TtlUnit};
 
 use crate::commands::{
     BUDGET, apply, batch, batch_within, delete, fresh, image, open, open_slots, put, put_row, read, seal, snapshot,
@@ -106,6 +106,39 @@ fn what_does_not_exist_or_is_newer_is_not_updated() {
     apply(&store, 4, &batch(300, vec![delete(6, "r", 12, WriteKind::HardDelete)]));
     assert_eq!(settled(&store, &update(2, Some(13), &[(1, "x")], None)), Status::NoRecord);
     assert!(store.failure().is_none());
+}
+
+#[test]
+fn a_row_that_cannot_be_read_is_no_missing_record() {
+    let (_tree, store) = fresh();
+    apply(&store, 1, &open_slots());
+    apply(&store, 2, &batch(100, vec![put(1, "r", 10)]));
+    assert_eq!(settled(&store, &update(2, None, &[(1, "x")], None)), Status::RowUnreadable);
+    let store = with_record();
+    let garbled = Write { row: Bytes::from_static(b"no row"), ..update(2, None, &[], None) };
+    assert_eq!(settled(&store, &garbled), Status::RowUnreadable);
+    assert!(store.failure().is_none(), "every replica has it");
+}
+
+#[test]
+fn nothing_is_merged_while_rows_are_replaced() {
+    let (tree, store) = fresh();
+    apply(&store, 1, &open_slots());
+    apply(&store, 2, &batch(100, vec![put_row(1, 10, &[(0, "r")], None)]));
+    let body = snapshot(&store);
+    let meanwhile = std::thread::scope(|scope| {
+        tree.hold();
+        scope.spawn(|| store.restore(2, false, &mut body.as_slice()).expect("is restored"));
+        while store.owner_epoch(Slot(3)).is_some() {
+            std::thread::yield_now();
+        }
+        let meanwhile = store.merge_update(&update(2, None, &[(1, "x")], None));
+        tree.release();
+        meanwhile
+    });
+    let Ok(Merged::Settled(outcome)) = meanwhile else { panic!("{meanwhile:?}") };
+    assert_eq!(outcome.status(), Status::WrongShard);
+    merged(&store, &update(2, None, &[(1, "x")], None));
 }
 
 #[test]

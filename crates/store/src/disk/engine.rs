@@ -49,7 +49,7 @@ pub trait Database: Clone + Send + Sync + 'static {
         marker: &[u8],
     ) -> Result<(), Error>;
 
-    /// Fills a chunk with pairs from a key on, up to [`MARKER_KEY`].
+    /// Fills a chunk with pairs from a key on, until it wants no more, up to [`MARKER_KEY`].
     ///
     /// # Errors
     /// `Corrupt` or `Io`.
@@ -186,8 +186,8 @@ impl<D: Database> Tree for DiskTree<D> {
         self.get(MARKER_KEY)
     }
 
-    fn scan(&self, from: &[u8]) -> Pairs<'_> {
-        Box::new(ChunkedScan::new(from, |from: &[u8], chunk: &mut Chunk| {
+    fn scan_within(&self, from: &[u8], prefix_len: usize) -> Pairs<'_> {
+        Box::new(ChunkedScan::new(from, prefix_len, |from: &[u8], chunk: &mut Chunk| {
             if from >= MARKER_KEY {
                 return Ok(());
             }

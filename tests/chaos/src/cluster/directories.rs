@@ -1,5 +1,6 @@
 //! The nodes' directories: copied, put aside, put back, and opened by another process.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -119,10 +120,20 @@ impl Cluster {
         self.crippled.insert(node);
     }
 
+    /// The node itself if it can have all its replicas, else the next one that can.
+    pub fn whole_from(&self, node: usize) -> usize {
+        next_whole(node, self.nodes.len(), &self.crippled)
+    }
+
     /// Whether every node can have all its replicas.
     pub fn is_whole(&self) -> bool {
         self.crippled.is_empty()
     }
+}
+
+/// The first node from `node` on, round and round, that is not among the crippled ones; `node` if all are.
+fn next_whole(node: usize, count: usize, crippled: &BTreeSet<usize>) -> usize {
+    (node..node + count).map(|place| place % count).find(|node| !crippled.contains(node)).unwrap_or(node)
 }
 
 /// Why replicas of a node stay stopped, by shard; the meta group is shard 0.
@@ -130,4 +141,21 @@ pub fn stopped(status: &NodeStatus) -> Vec<(u32, String)> {
     let stopped =
         status.replicas.iter().filter(|replica| replica.role == STOPPED && !replica.rebuilt_because.is_empty());
     stopped.map(|replica| (replica.shard, replica.rebuilt_because.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_lost_replicas_is_passed_over() {
+        let whole = |crippled: &[usize]| {
+            let crippled = crippled.iter().copied().collect();
+            [0, 1, 2].map(|node| next_whole(node, 3, &crippled))
+        };
+        assert_eq!(whole(&[]), [0, 1, 2]);
+        assert_eq!(whole(&[2]), [0, 1, 0]);
+        assert_eq!(whole(&[0, 1]), [2, 2, 2]);
+        assert_eq!(whole(&[0, 1, 2]), [0, 1, 2]);
+    }
 }

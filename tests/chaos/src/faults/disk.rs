@@ -28,6 +28,8 @@ impl Attack<'_> {
             Fault::SlowAnyDisk | Fault::HangingAnyDisk | Fault::FullSnapshots | Fault::FullEngine => any,
             _ => self.leader().await?,
         };
+        // One that lost replicas for good takes no snapshot of them and is never ready: nothing could be waited for.
+        let node = self.cluster.whole_from(node);
         let (slow, left) = (self.chance.random_range(SLOW_MICROS), self.chance.random_range(LAST_BYTES));
         let nth = self.chance.random_range(OPERATIONS_BEFORE);
         let log = self.cluster.some_replica(node).await?.log();

@@ -5,6 +5,7 @@
 
 mod conformance;
 mod damage;
+mod failing;
 mod kill;
 mod moves;
 mod power_cut;

@@ -1,5 +1,6 @@
 //! The process that is killed, cut off or recorded: this binary, run again.
 
+use std::convert::Infallible;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use granary_store::disk::Trust;
 use granary_test_disk::note;
 use granary_test_engines::kind::Kind;
-use granary_test_engines::replica::{Replica, newest_snapshot};
+use granary_test_engines::replica::{Ended, Replica, newest_snapshot};
 use rand::Rng;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -26,6 +27,8 @@ pub(crate) enum Deed {
     Verify,
     /// The same, and goes on until it is killed.
     Endless,
+    /// The same, over a disk that fails: says why it ends.
+    Failing,
     /// Writes some entries, with a snapshot and a clean stop on the way, and ends as in a crash.
     Fill,
     /// The same, and stops cleanly.
@@ -57,7 +60,7 @@ impl Process {
             .envs(envs.iter().cloned())
             .env("RUST_BACKTRACE", "0")
             .stdout(Stdio::piped())
-            .stderr(if deed == Deed::Verify { Stdio::null() } else { Stdio::inherit() })
+            .stderr(if matches!(deed, Deed::Verify | Deed::Failing) { Stdio::null() } else { Stdio::inherit() })
             .spawn()
             .expect("starts");
         let lines = BufReader::new(child.stdout.take().expect("piped")).lines();
@@ -100,8 +103,12 @@ fn process() {
     let (kind, dir) = (Kind::named(&var(KIND)).expect("an engine"), PathBuf::from(var(DIR)));
     let seed = var(SEED).parse().expect("a number");
     match &deed[..] {
-        "Verify" => drop(verified(kind, &dir)),
-        "Endless" => endless(kind, &dir, seed),
+        "Verify" => drop(verified(kind, &dir).expect("stands, or the process ends")),
+        "Endless" => panic!("it goes on: {:?}", endless(kind, &dir, seed)),
+        "Failing" => {
+            say(&format!("ends {:?}", endless(kind, &dir, seed)));
+            std::process::exit(1);
+        }
         "Fill" => fill(kind, &dir, false),
         "FillAndClose" => fill(kind, &dir, true),
         "Recorded" => recorded(kind, &dir, seed),
@@ -147,10 +154,10 @@ impl Stands {
     }
 }
 
-fn verified(kind: Kind, dir: &Path) -> Replica {
+fn verified(kind: Kind, dir: &Path) -> Result<Replica, Ended> {
     hush_engines();
-    let replica = Replica::start_with(kind, dir, &mut say).expect("stands, or the process ends");
-    let image = xxh3_64(&replica.image().expect("is written, or the process ends"));
+    let replica = Replica::start_with(kind, dir, &mut say)?;
+    let image = xxh3_64(&replica.image()?);
     let start = &replica.start;
     let trust = match start.trust {
         Trust::Clean => "clean",
@@ -161,19 +168,20 @@ fn verified(kind: Kind, dir: &Path) -> Replica {
     };
     let (found, snapshot, emptied) = (start.found, start.snapshot, start.emptied.is_some());
     say(&format!("stands {} {image} {found} {snapshot} {trust} {emptied}", replica.applied()));
-    replica
+    Ok(replica)
 }
 
-fn endless(kind: Kind, dir: &Path, seed: u64) {
+/// Goes on until something fails.
+fn endless(kind: Kind, dir: &Path, seed: u64) -> Result<Infallible, Ended> {
     let mut chance = chance(seed);
-    let mut replica = verified(kind, dir);
+    let mut replica = verified(kind, dir)?;
     loop {
         for _ in 0..chance.random_range(1..12) {
-            replica.advance().expect("goes on");
+            replica.advance()?;
         }
         say(&format!("applied {}", replica.applied()));
         if chance.random_range(0..12) == 0 {
-            replica.snapshot().expect("is written");
+            replica.snapshot()?;
             say("snapshot");
         }
     }

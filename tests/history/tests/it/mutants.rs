@@ -233,6 +233,49 @@ fn a_row_with_another_rows_value() {
     });
 }
 
+/// The rows of updates.
+fn updates(history: &History, operations: &Operations) -> Vec<usize> {
+    let writes = operations.keys.values().flat_map(|key| &key.writes);
+    let updates = writes.filter(|write| matches!(write.call.change, Change::Update { .. }));
+    let ids: Vec<&str> = updates.map(|write| write.call.write_id.as_str()).collect();
+    let is_one = |place: &usize| {
+        let What::TableRow(row) = &history.events[*place].what else { return false };
+        ids.contains(&row.write_id.as_str())
+    };
+    rows(history).into_iter().filter(is_one).collect()
+}
+
+#[test]
+fn an_update_of_a_record_that_was_replaced_in_between() {
+    each_is_caught(Rule::UpdateStandsOn, |history, operations, chance| {
+        let updates = updates(history, operations);
+        let place = *(!updates.is_empty()).then(|| chance.pick(&updates))?;
+        row(history, place).kept = Some("of a put before".to_owned());
+        Some(())
+    });
+}
+
+#[test]
+fn an_update_of_a_newer_record() {
+    each_is_caught(Rule::UpdateStandsOn, |history, operations, chance| {
+        let updates = updates(history, operations);
+        let place = *(!updates.is_empty()).then(|| chance.pick(&updates))?;
+        row(history, place).event_time = i64::MIN;
+        Some(())
+    });
+}
+
+#[test]
+fn an_update_of_no_record() {
+    each_is_caught(Rule::UpdateStandsOn, |history, operations, chance| {
+        let updates = updates(history, operations);
+        let place = *(!updates.is_empty()).then(|| chance.pick(&updates))?;
+        // Before everything else in its stream.
+        row(history, place).sequence = 0;
+        Some(())
+    });
+}
+
 #[test]
 fn a_row_of_a_write_that_nobody_made() {
     each_is_caught(Rule::OfflineOnce, |history, _, chance| {

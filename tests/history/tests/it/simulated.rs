@@ -339,6 +339,7 @@ fn a_system_that_is_right_is_never_accused() {
         assert!(report.holds() && report.unchecked.is_empty(), "seed {seed}: {report}");
         let counts = report.counts;
         let is_telling = counts.acknowledged > 100 && counts.rows > 100 && counts.states_compared > 0;
+        assert!(counts.updated > 3 && counts.updated < counts.acknowledged / 2, "seed {seed}: {report}");
         assert!(is_telling && counts.reads.iter().all(|reads| *reads > 10), "seed {seed}: {report}");
         weakly_checked += counts.weakly_checked;
         unknown += counts.unknown;
