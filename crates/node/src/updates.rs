@@ -23,6 +23,11 @@ pub(crate) fn is_update(write: &Write) -> bool {
     write.kind() == WriteKind::Update
 }
 
+/// Whether a write holds only if nothing was written to its record since it was read.
+fn is_conditional(write: &Write) -> bool {
+    matches!(write.kind(), WriteKind::Update | WriteKind::Expiry)
+}
+
 /// An update as its router sent it: nothing was ever written at stamp 0.
 fn is_unmerged(write: &Write) -> bool {
     is_update(write) && write.based_on == 0
@@ -43,7 +48,7 @@ pub(crate) struct Draft {
 
 impl Draft {
     /// Merges the updates among the writes into their records, as far as `room` has bytes for them. `RACED` are those for
-    /// which it has none, and those to a record that the entry writes to before: apply would say so.
+    /// which it has none, and updates and expiries of a record that the entry writes to before: apply would say so.
     ///
     /// # Errors
     /// When the store has failed: nothing is to be proposed.
@@ -63,13 +68,13 @@ impl Draft {
     }
 
     fn merged(store: &ShardStore, mut room: usize, writes: Vec<Write>) -> Result<Self, WriteError> {
-        if !writes.iter().any(is_update) {
+        if !writes.iter().any(is_conditional) {
             return Ok(Self { outcomes: vec![None; writes.len()], entry: writes });
         }
         let (mut draft, mut written) = (Self::default(), HashSet::new());
         for write in writes {
             let record = (write.feature_group, write.record.clone());
-            let outcome = if is_update(&write) && written.contains(&record) {
+            let outcome = if is_conditional(&write) && written.contains(&record) {
                 Some(raced())
             } else {
                 draft.take(store, &mut room, write)?
