@@ -11,11 +11,10 @@ use std::time::Duration;
 use granary_catalog::CatalogView;
 use granary_offline_store::{OfflineTable, TakenIn, Verdicts, Warehouse};
 use granary_platform::Platform;
-use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus};
+use granary_types::{FeatureGroup, FeatureGroupId, FeatureGroupStatus, with_causes};
 use tokio::sync::watch;
 
 use crate::Error;
-use crate::error::chain;
 use crate::iceberg::Publisher;
 use crate::marks::Marks;
 use crate::metrics::{FOREIGN_OUTCOMES, Metrics};
@@ -95,14 +94,14 @@ impl ForeignFiles {
             Err(error) if known.failing.insert(group.id) => {
                 tracing::warn!(
                     group = group.name,
-                    error = chain(&error),
+                    error = with_causes(&error),
                     "look for files of other programs, again later"
                 );
             }
             Err(error) => {
                 tracing::debug!(
                     group = group.name,
-                    error = chain(&error),
+                    error = with_causes(&error),
                     "look for files of other programs still fails"
                 );
             }

@@ -4,15 +4,19 @@
 //! shard goes through its rows, a piece at a time, and proposes a hard delete for each record that expired a while ago.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use granary_catalog::CatalogView;
 use granary_platform::{Platform, TaskKind};
 use granary_proto::convert::write_to_wire;
 use granary_proto::internal::{self, write_outcome::Status};
-use granary_shard::{ExpiredRecord, Look};
-use granary_types::{Epoch, FeatureGroup, RecordIdentifier, ShardId, Targets, Write, WriteId, WriteKind, WriteStamp};
+use granary_shard::{Error, ExpiredRecord, Look, ShardStore};
+use granary_types::{
+    Epoch, ErrorKind, FeatureGroup, RecordIdentifier, ShardId, Targets, Write, WriteId, WriteKind, WriteStamp,
+};
 use prost::Message;
 use tokio::sync::watch;
 
@@ -95,7 +99,7 @@ impl Sweeper {
 
     /// Goes through all rows of the shard. Returns how many records have a time to live.
     async fn sweep(&self, replica: &Arc<Replica>) -> Result<u64, WriteError> {
-        let (mut after, mut with_ttl) = (bytes::Bytes::new(), 0);
+        let (mut after, mut with_ttl) = (Bytes::new(), 0);
         loop {
             let look = self.look(replica, after).await?;
             with_ttl += look.with_ttl;
@@ -110,13 +114,10 @@ impl Sweeper {
         }
     }
 
-    async fn look(&self, replica: &Arc<Replica>, after: bytes::Bytes) -> Result<Look, WriteError> {
+    async fn look(&self, replica: &Arc<Replica>, after: Bytes) -> Result<Look, WriteError> {
         let (store, now) = (Arc::clone(replica.store()), self.now());
         let look = self.platform.blocking(move || store.look_for_expired(&after, PIECE_CELLS, now));
-        let failed = |error: &dyn std::fmt::Display| {
-            WriteError::Failed(granary_types::Error::new(granary_types::ErrorKind::Internal, error.to_string()))
-        };
-        look.await.map_err(|error| failed(&error))?.map_err(store_error)
+        look.await.map_err(|error| broken(&error))?.map_err(store_error)
     }
 
     /// The clock by which records have expired: behind the node's, so that no router with a slower clock still serves
@@ -127,19 +128,14 @@ impl Sweeper {
 
     /// Proposes the removal of records as far as they are still expired.
     async fn remove(&self, replica: &Arc<Replica>, expired: &[ExpiredRecord]) -> Result<(), WriteError> {
+        replica.confirm_in_term().await?;
         let view = Arc::clone(&self.catalog.borrow());
-        let (mut entry, mut bytes) = (Vec::new(), 0);
-        for record in expired {
-            // What is left of a feature group that was deleted is nobody's history.
-            let Some(group) = view.group_by_id(record.group) else { continue };
-            let Some(expiry) = self.expiry(group, record) else { continue };
-            let confirmed = replica.store().confirm_expiry(expiry).map_err(store_error)?;
-            bytes += confirmed.as_ref().map_or(0, Message::encoded_len);
-            if bytes > replica.entry_bytes_max() {
-                break;
-            }
-            entry.extend(confirmed);
-        }
+        // What is left of a feature group that was deleted is nobody's history.
+        let wanted = expired.iter().filter_map(|record| self.expiry(view.group_by_id(record.group)?, record));
+        let (store, wanted, room) = (Arc::clone(replica.store()), wanted.collect(), replica.entry_bytes_max());
+        let entry =
+            self.platform.blocking(move || confirmed(&store, wanted, room)).await.map_err(|error| broken(&error))?;
+        let entry = entry.map_err(store_error)?;
         if entry.is_empty() {
             return Ok(());
         }
@@ -169,4 +165,23 @@ impl Sweeper {
         };
         Some(internal::Write { now_nanos: self.now(), ..write_to_wire(&write) })
     }
+}
+
+/// The expiries that are still due, as far as an entry has room. Reads a cell for each.
+fn confirmed(store: &ShardStore, wanted: Vec<internal::Write>, room: usize) -> Result<Vec<internal::Write>, Error> {
+    let (mut entry, mut bytes) = (Vec::with_capacity(wanted.len()), 0);
+    for expiry in wanted {
+        let Some(write) = store.confirm_expiry(expiry)? else { continue };
+        bytes += write.encoded_len();
+        if bytes > room {
+            break;
+        }
+        entry.push(write);
+    }
+    Ok(entry)
+}
+
+/// Work off the async threads that did not end.
+fn broken(error: &dyn fmt::Display) -> WriteError {
+    WriteError::Failed(granary_types::Error::new(ErrorKind::Internal, format!("look for expired records: {error}")))
 }

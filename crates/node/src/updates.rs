@@ -199,10 +199,10 @@ impl Replica {
         Draft::of(self.platform(), self.store(), self.entry_bytes_max(), call.writes.clone()).await
     }
 
-    /// Before the first merge in a term, applies all that earlier leaders left: an update based on an older state would
+    /// Before the first merge or expiry in a term, applies all that earlier leaders left: an update based on an older state would
     /// most likely be `RACED`, and the versions that they ran might not have noted what it is checked against. Returns
     /// whether it did so.
-    async fn confirm_in_term(&self) -> Result<bool, WriteError> {
+    pub(crate) async fn confirm_in_term(&self) -> Result<bool, WriteError> {
         let term = self.group().leadership().borrow().term;
         if self.current_in_term().load(Ordering::Relaxed) == term {
             return Ok(false);
