@@ -219,7 +219,7 @@ impl Client {
             Change::Put { .. } | Change::Update { .. } => {
                 tick / 4 * 8 - 8 * self.chance.random_range(0..4) * i64::from(tick % 3 == 0)
             }
-            Change::SoftDelete | Change::HardDelete => 2 * tick + 1,
+            Change::SoftDelete | Change::HardDelete | Change::Fleeting { .. } => 2 * tick + 1,
         };
         let write_id = format!("{:032x}", self.chance.random::<u128>());
         WriteCall { key: Key::new(GROUP, key), change, event_time: EVENT_TIME_BASE + event_time, write_id }
@@ -278,16 +278,18 @@ async fn send(store: &mut FeatureStoreClient<Channel>, call: &WriteCall) -> Resu
     let id = u128::from_str_radix(&call.write_id, 16).unwrap_or_default().to_be_bytes().to_vec();
     let (key, event_time) = (call.key.key.clone(), call.event_time.to_string());
     let mode = match &call.change {
-        Change::Put { value } => {
+        Change::Put { value } | Change::Fleeting { value, .. } => {
             let record = vec![
                 text("id", key),
                 text("value", value.clone()),
                 text("kept", value.clone()),
                 text("at", event_time),
             ];
+            let lives = if let Change::Fleeting { lives, .. } = call.change { u32::try_from(lives).ok() } else { None };
             let request = v1::PutRecordRequest {
                 feature_group: GROUP.to_owned(),
                 record,
+                ttl: lives.map(|value| v1::Ttl { unit: v1::TtlUnit::Seconds.into(), value }),
                 write_id: id.into(),
                 ..Default::default()
             };

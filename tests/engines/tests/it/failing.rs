@@ -45,6 +45,7 @@ fn name(op: Op) -> &'static str {
     match op {
         Op::Read => "Read",
         Op::Write => "Write",
+        Op::SyncRange => "SyncRange",
         _ => "Sync",
     }
 }

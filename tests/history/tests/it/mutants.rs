@@ -33,7 +33,7 @@ fn reads_of(operations: &Operations, level: Level) -> Vec<&Read> {
 fn value_of(write: &Write) -> Option<String> {
     match &write.call.change {
         Change::Put { value } | Change::Update { value } => Some(value.clone()),
-        Change::SoftDelete | Change::HardDelete => None,
+        Change::Fleeting { .. } | Change::SoftDelete | Change::HardDelete => None,
     }
 }
 
