@@ -118,7 +118,7 @@ mod tests {
             }
             Ok(())
         });
-        let pairs = scan.take(take).map(|pair| pair.expect("nothing fails")).count();
+        let pairs = scan.take(take).inspect(|pair| assert!(pair.is_ok(), "nothing fails")).count();
         (pairs, looked.get())
     }
 
