@@ -236,7 +236,8 @@ async fn rows_that_no_join_could_place_are_refused_by_name() {
     let warehouse = memory_warehouse().await;
     let mut table = warehouse.table(&group()).await.expect("a table");
     let good = "2024-01-31T08:00:00Z";
-    let cases: [(&str, [Option<&str>; 2], [Option<&str>; 2], &str); 3] = [
+    type Two = [Option<&'static str>; 2];
+    let cases: [(&str, Two, Two, &str); 3] = [
         ("no-id.parquet", [Some("a"), None], [Some(good), Some(good)], "row 2 has no record identifier"),
         ("no-time.parquet", [Some("a"), Some("b")], [Some(good), None], "row 2, of record \"b\": it has no event time"),
         (
