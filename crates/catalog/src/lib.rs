@@ -21,7 +21,7 @@ use granary_types::ErrorKind;
 
 pub use entries::{NodeEntry, ReplicaEntry, ShardEntry};
 pub use offline::{OfflineDefaults, resolve_offline};
-pub use state::{CATALOG_BYTES_MAX, CatalogState, FOUNDING_NODE_MAX, NODE_COUNT_MAX, UnknownCommand};
+pub use state::{CATALOG_BYTES_MAX, CatalogState, FOUNDING_NODE_MAX, NODE_COUNT_MAX, UnknownCommand, check_new};
 pub use view::CatalogView;
 pub use watch::CatalogClient;
 

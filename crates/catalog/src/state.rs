@@ -26,7 +26,7 @@ use granary_types::{ClusterId, Error, FeatureGroup, FeatureGroupId, NodeId, Shar
 
 use crate::{CatalogView, NodeEntry, ShardEntry};
 
-pub use feature_groups::CATALOG_BYTES_MAX;
+pub use feature_groups::{CATALOG_BYTES_MAX, check_new};
 pub use nodes::{FOUNDING_NODE_MAX, NODE_COUNT_MAX};
 
 /// A committed command that this build does not know. The replica must stop: to skip it is to diverge.

@@ -30,8 +30,8 @@ pub(crate) fn name_of(path: &str) -> &str {
     path.rsplit_once('/').map_or(path, |(_, name)| name)
 }
 
-/// Whether a file could have been given this name by [`file_name`].
-pub(crate) fn is_file_name(name: &str) -> bool {
+/// Whether a file is called as Granary calls those that it writes: `20240131T083000Z_0123456789abcdef.parquet`.
+pub fn is_file_name(name: &str) -> bool {
     let Some((time, random)) = name.strip_suffix(".parquet").and_then(|stem| stem.split_once('_')) else {
         return false;
     };

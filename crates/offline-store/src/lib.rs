@@ -33,6 +33,7 @@ pub use batch::{OfflineRow, Operation, record_batch};
 pub use commit::{OffsetMove, Outcome};
 pub use error::Error;
 pub use foreign::{TakenIn, Verdicts, is_data};
+pub use layout::is_file_name;
 pub use layout::{directory, file_name};
 pub use parquet_file::WrittenFile;
 pub use schema::{

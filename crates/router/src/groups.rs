@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use granary_catalog::{CatalogView, OfflineDefaults, resolve_offline};
+use granary_catalog::{CatalogView, OfflineDefaults, check_new, resolve_offline};
 use granary_proto::convert::{feature_group_from_wire, features_from_wire, kind_of_code};
 use granary_proto::internal::meta_command::Command;
 use granary_proto::internal::meta_reply::Result as Reply;
@@ -81,6 +81,7 @@ impl Router {
             s3_uri: settings.default_s3_uri.clone(),
         };
         resolve_offline(&mut create, &defaults)?;
+        check_new(&create)?;
         let proposed = self.propose(Command::CreateFeatureGroup(create), deadline).await?;
         match proposed.reply {
             Reply::FeatureGroup(group) => {
@@ -115,8 +116,11 @@ impl Router {
     async fn delete_group_unmeasured(&self, name: &str) -> Result<(), Error> {
         let _admitted = self.shared.admit()?;
         let deadline = Deadline::begin(&self.shared.platform, &self.shared.settings, None);
-        let before = self.shared.view().group(name).map(|group| group.id);
-        let delete = DeleteGroup { name: name.to_owned(), now_ms: self.shared.platform.now_millis() };
+        let group = self.shared.view().group(name).cloned();
+        let before = group.as_ref().map(|group| group.id);
+        // A clock that went back must not take a change back.
+        let now_ms = self.shared.platform.now_millis().max(group.map_or(0, |group| group.updated_at_ms + 1));
+        let delete = DeleteGroup { name: name.to_owned(), now_ms };
         let proposed = self.propose(Command::DeleteFeatureGroup(delete), deadline).await?;
         match proposed.reply {
             Reply::Error(error) => {

@@ -43,8 +43,7 @@ impl CatalogState {
         let mut group = FeatureGroup::clone(self.live_group(&command.name)?);
         self.names.remove(&command.name);
         group.status = FeatureGroupStatus::Deleted;
-        // A clock that went back must not take a change back.
-        group.updated_at_ms = command.now_ms.max(group.updated_at_ms + 1);
+        group.updated_at_ms = command.now_ms;
         self.keep_group(Arc::new(group));
         Ok(())
     }
@@ -139,7 +138,7 @@ fn tables_meet(one: &OfflineConfig, other: &OfflineConfig) -> bool {
     }
 }
 
-/// The group that a command describes, checked as every group and as a new one.
+/// The group that a command describes, checked as every group is.
 fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
     let request = command.request.clone().ok_or_else(|| Error::invalid("a feature group needs a description"))?;
     let offline = request.offline.map(|offline| v1::OfflineConfig {
@@ -150,7 +149,7 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
     if let Some(offline) = &offline {
         offline::check_uri("resolved output", &offline.resolved_uri)?;
     }
-    let group = feature_group_from_wire(&v1::FeatureGroup {
+    feature_group_from_wire(&v1::FeatureGroup {
         id,
         name: request.name,
         features: request.features.into_iter().map(undated).collect(),
@@ -166,9 +165,16 @@ fn new_group(id: u32, command: &CreateGroup) -> Result<FeatureGroup, Error> {
         updated_at_ms: command.now_ms,
         schema_version: 1,
         status: v1::FeatureGroupStatus::Created.into(),
-    })?;
-    group.check_new()?;
-    Ok(group)
+    })
+}
+
+/// Checks what a new group must keep to, before its creation is proposed. Not in apply: there a rule is part of the
+/// history for ever, and these may change.
+///
+/// # Errors
+/// `Invalid`, naming the field.
+pub fn check_new(command: &CreateGroup) -> Result<(), Error> {
+    new_group(0, command)?.check_new()
 }
 
 /// A definition without the times that only answers have: a feature is as old as the change that brought it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use granary_catalog::{CatalogState, UnknownCommand};
+use granary_catalog::{CatalogState, UnknownCommand, check_new};
 use granary_proto::internal::meta_command::Command;
 use granary_proto::internal::meta_reply::Result as Outcome;
 use granary_proto::internal::{Catalog, CreateGroup, MetaCommand};
@@ -156,6 +156,31 @@ fn bad_groups_are_refused_and_take_no_id() {
         assert_eq!(refused, Err("invalid".to_owned()), "{bad:?}");
     }
     assert_eq!(meta.create(create_at(online("a"), NOW_MS)).expect("a good request").id, 1);
+}
+
+/// What an older build took stands, and takes its id wherever it is applied again.
+#[test]
+fn rules_for_new_groups_are_checked_before_they_are_proposed() {
+    let throughput = v1::Throughput { mode: "Provisioned".to_owned(), read_units: Some(1), write_units: None };
+    let tags = (0..51).map(|n| (format!("k{n}"), String::new())).collect();
+    let mut by_numbers = with_offline("c");
+    by_numbers.offline.as_mut().expect("it has one").table_format = "Iceberg".to_owned();
+    // Its event time is Fractional.
+    let odd = [
+        v1::CreateFeatureGroupRequest { throughput: Some(throughput), ..online("a") },
+        v1::CreateFeatureGroupRequest { tags, ..online("b") },
+        by_numbers,
+    ];
+    let mut meta = Meta::new();
+    for (id, request) in (1..).zip(odd) {
+        let create = create_at(request, NOW_MS);
+        assert!(check_new(&create).is_err(), "{create:?}");
+        let group = meta.create(create).expect("apply takes it");
+        assert_eq!(group.id, id);
+        let loaded = granary_proto::convert::feature_group_from_wire(&group).expect("it is loaded");
+        assert!(!loaded.is_iceberg());
+    }
+    assert_eq!(check_new(&create_at(online("d"), NOW_MS)), Ok(()));
 }
 
 /// Location and table hold the second of creation: within it a second group would write into the first one's table.

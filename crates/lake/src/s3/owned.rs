@@ -7,7 +7,7 @@
 //! | Parquet files that are not there yet | may be put, as other writers do (contract 4.5), and become the table's |
 //! | all else, and what is hidden by `_` or `.` | anybody's |
 
-use granary_offline_store::is_data;
+use granary_offline_store::{is_data, is_file_name};
 use granary_types::FeatureGroup;
 use object_store::path::Path;
 
@@ -40,7 +40,7 @@ fn owner(table: &Path, iceberg: bool, local: bool, path: &Path) -> Owner {
     match rest.as_slice() {
         [first, ..] if first == "_delta_log" => Owner::Table,
         _ if !is_data(&below) => Owner::Anybody,
-        [.., name] if is_history_file(name) => Owner::History,
+        [.., name] if is_file_name(name) => Owner::History,
         _ => Owner::Data(below),
     }
 }
@@ -101,29 +101,9 @@ impl S3 {
     }
 }
 
-/// Whether a file is called as the compactor calls its own: `20240131T083000Z_0123456789abcdef.parquet`.
-fn is_history_file(name: &str) -> bool {
-    let Some((time, random)) = name.strip_suffix(".parquet").and_then(|name| name.split_once('_')) else {
-        return false;
-    };
-    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    let time = time.strip_suffix('Z').and_then(|time| time.split_once('T'));
-    time.is_some_and(|(date, time)| digits(date) && time.len() == 6 && digits(time))
-        && random.len() == 16
-        && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_of_the_history_are_told_by_name() {
-        assert!(is_history_file("20240131T083000Z_0123456789abcdeF.parquet"));
-        for other in ["part-0001.parquet", "20240131T083000Z_short.parquet", "20240131_0123456789abcdef.parquet", "x"] {
-            assert!(!is_history_file(other), "{other}");
-        }
-    }
 
     #[test]
     fn what_a_table_is_made_of_is_its_own() {
