@@ -15,7 +15,8 @@ use granary_proto::convert::write_to_wire;
 use granary_proto::internal::{self, write_outcome::Status};
 use granary_shard::{Error, ExpiredRecord, Look, ShardStore};
 use granary_types::{
-    Epoch, ErrorKind, FeatureGroup, RecordIdentifier, ShardId, Targets, Write, WriteId, WriteKind, WriteStamp,
+    Epoch, ErrorKind, FeatureGroup, FeatureGroupStatus, RecordIdentifier, ShardId, Targets, Write, WriteId, WriteKind,
+    WriteStamp,
 };
 use prost::Message;
 use tokio::sync::watch;
@@ -131,7 +132,11 @@ impl Sweeper {
         replica.confirm_in_term().await?;
         let view = Arc::clone(&self.catalog.borrow());
         // What is left of a feature group that was deleted is nobody's history.
-        let wanted = expired.iter().filter_map(|record| self.expiry(view.group_by_id(record.group)?, record));
+        let of_live_group = |record: &ExpiredRecord| {
+            let group = view.group_by_id(record.group).filter(|group| group.status == FeatureGroupStatus::Created)?;
+            self.expiry(group, record)
+        };
+        let wanted = expired.iter().filter_map(of_live_group);
         let (store, wanted, room) = (Arc::clone(replica.store()), wanted.collect(), replica.entry_bytes_max());
         let entry =
             self.platform.blocking(move || confirmed(&store, wanted, room)).await.map_err(|error| broken(&error))?;
