@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_what_is_wrong_is_named_and_changes_nothing(aws, group):
     assert get(aws, group, "1") == {}
 
 
-def test_history_is_queried_and_its_files_are_copied(aws, group, tmp_path):
+def test_history_is_queried_and_its_files_are_copied(server, aws, group, tmp_path):
     put(aws, group, user_id="1", trips="7", event_time="2024-01-01T00:00:00Z")
     described = aws("sagemaker", "describe-feature-group", "--feature-group-name", group)["OfflineStoreConfig"]
     catalog, resolved = described["DataCatalogConfig"], described["S3StorageConfig"]["ResolvedOutputS3Uri"]
@@ -108,7 +109,7 @@ def test_history_is_queried_and_its_files_are_copied(aws, group, tmp_path):
     results = tmp_path / "results.csv"
     aws("s3", "cp", "--no-progress", execution["ResultConfiguration"]["OutputLocation"], str(results))
     assert results.read_text().splitlines()[0] == '"trips"'
-    listing = lambda: [line for line in aws("s3", "ls", "--recursive", f"{resolved}/").splitlines() if ".parquet" in line]
-    wait_until(listing, 60, "the record's file")
+    urllib.request.urlopen(f"{server.endpoint}/-/offline/wait?feature_group={group}&timeout_ms=60000", timeout=90).close()
+    assert ".parquet" in aws("s3", "ls", "--recursive", f"{resolved}/")
     aws("s3", "cp", "--recursive", "--no-progress", f"{resolved}/", str(tmp_path / "data"))
     assert list((tmp_path / "data").rglob("*.parquet"))
