@@ -106,7 +106,7 @@ impl Settings {
             queued_bytes_max: 64 << 20,
             expiry_interval: Duration::from_secs(60),
             expiry_grace: Duration::from_secs(60),
-            expiry_idle_rounds: 60,
+            expiry_idle_rounds: 10,
             compare_interval: Duration::from_secs(10),
             // Longer than a busy disk takes, and as long as followers wait for a leader that is dead.
             standstill_max: Duration::from_secs(3),
