@@ -33,6 +33,13 @@ const PIECE_PAUSE: Duration = Duration::from_millis(400);
 /// Expiries proposed in one entry. Few, because two in a bucket of touches wait for the next round.
 const ENTRY_EXPIRIES: usize = 128;
 
+/// What a round through a shard's rows came across.
+#[derive(Debug, Clone, Copy, Default)]
+struct Found {
+    cells: usize,
+    with_ttl: u64,
+}
+
 /// Removes expired records of the shards that this node leads.
 pub(crate) struct Sweeper {
     replicas: Arc<Replicas>,
@@ -90,27 +97,30 @@ impl Sweeper {
             return;
         }
         match self.sweep(replica).await {
-            Ok(with_ttl) => {
-                self.idle.insert(shard, if with_ttl == 0 { self.idle_rounds } else { 0 });
+            Ok(found) => {
+                // An empty tree costs nothing to look at, and the first rows may be on their way into it.
+                let is_idle = found.cells > 0 && found.with_ttl == 0;
+                self.idle.insert(shard, if is_idle { self.idle_rounds } else { 0 });
             }
             // Another leader, a full queue, a full change log: the next round does it.
             Err(error) => tracing::debug!(%shard, ?error, "expired records are not removed for now"),
         }
     }
 
-    /// Goes through all rows of the shard. Returns how many records have a time to live.
-    async fn sweep(&self, replica: &Arc<Replica>) -> Result<u64, WriteError> {
-        let (mut after, mut with_ttl) = (Bytes::new(), 0);
+    /// Goes through all rows of the shard.
+    async fn sweep(&self, replica: &Arc<Replica>) -> Result<Found, WriteError> {
+        let (mut after, mut found) = (Bytes::new(), Found::default());
         loop {
             let look = self.look(replica, after).await?;
-            with_ttl += look.with_ttl;
+            found.cells += look.cells;
+            found.with_ttl += look.with_ttl;
             for expired in look.expired.chunks(ENTRY_EXPIRIES) {
                 self.remove(replica, expired).await?;
             }
-            let Some(reached) = look.reached else { return Ok(with_ttl) };
+            let Some(reached) = look.reached else { return Ok(found) };
             after = reached;
             if !self.rest(PIECE_PAUSE).await || !replica.leads() {
-                return Ok(with_ttl);
+                return Ok(found);
             }
         }
     }

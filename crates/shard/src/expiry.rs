@@ -36,6 +36,8 @@ pub struct ExpiredRecord {
 pub struct Look {
     /// In the order of keys.
     pub expired: Vec<ExpiredRecord>,
+    /// How many cells were looked at.
+    pub cells: usize,
     /// How many records have a time to live, expired or not.
     pub with_ttl: u64,
     /// The last key looked at; `None` at the end of the tree.
@@ -75,7 +77,7 @@ impl ShardStore {
 
 impl Inner {
     fn look_for_expired(&self, after: &[u8], cells_max: usize, now_nanos: u64) -> Result<Look, Error> {
-        let (mut look, mut looked) = (Look::default(), 0);
+        let mut look = Look::default();
         let mut from = after.to_vec();
         if !from.is_empty() {
             from.push(0);
@@ -86,9 +88,9 @@ impl Inner {
                 look.take(&key, &stored, now_nanos)?;
             }
             look.reached = Some(key);
-            looked += 1;
+            look.cells += 1;
         }
-        if looked < cells_max {
+        if look.cells < cells_max {
             look.reached = None;
         }
         Ok(look)
@@ -133,6 +135,7 @@ fn expiry_of(event_time: EventTime, row: &Bytes) -> Option<EventTime> {
     RowView::open(row).ok()?.ttl_seconds().map(|seconds| expires_at(event_time, seconds))
 }
 
-fn has_passed(expiry: EventTime, now_nanos: u64) -> bool {
+/// Whether a time of expiry lies in the past at `now_nanos` since the Unix epoch, by a clock that the caller was given.
+pub(crate) fn has_passed(expiry: EventTime, now_nanos: u64) -> bool {
     expiry.nanos() <= i128::from(now_nanos)
 }

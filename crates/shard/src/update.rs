@@ -17,6 +17,7 @@ use granary_types::{EventTime, Version, WriteKind};
 
 use crate::apply::Rows as _;
 use crate::cell::{self, StoredCell};
+use crate::expiry::has_passed;
 use crate::store::Inner;
 use crate::{Error, ShardStore};
 
@@ -119,7 +120,7 @@ fn merge(
 
 /// Whether a record is expired at `now_nanos` (since the Unix epoch), by a clock that the caller was given.
 pub(crate) fn has_expired(event_time: EventTime, ttl_seconds: Option<u64>, now_nanos: u64) -> bool {
-    ttl_seconds.is_some_and(|seconds| expires_at(event_time, seconds).nanos() <= i128::from(now_nanos))
+    ttl_seconds.is_some_and(|seconds| has_passed(expires_at(event_time, seconds), now_nanos))
 }
 
 fn settled(status: Status, epoch: u64, stamp: u64) -> Merged {

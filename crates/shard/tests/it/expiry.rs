@@ -60,16 +60,17 @@ fn a_look_goes_on_where_the_last_one_ended() {
     }
     store.checkpoint().expect("is written");
     for piece in [1, 7, 24, 25, 26] {
-        let (mut after, mut records, mut with_ttl) = (Bytes::new(), Vec::new(), 0);
+        let (mut after, mut records, mut with_ttl, mut cells) = (Bytes::new(), Vec::new(), 0, 0);
         loop {
             let look = store.look_for_expired(&after, piece, 70 * SECOND).expect("the tree is whole");
             with_ttl += look.with_ttl;
+            cells += look.cells;
             records.extend(look.expired.into_iter().map(|expired| expired.record));
             let Some(reached) = look.reached else { break };
             after = reached;
         }
         let expected: Vec<_> = (0..25).filter(|n| n % 5 != 0).map(|n| Bytes::from(format!("record {n:02}"))).collect();
-        assert_eq!((records, with_ttl), (expected, 20), "in pieces of {piece}");
+        assert_eq!((records, with_ttl, cells), (expected, 20, 25), "in pieces of {piece}");
     }
 }
 
