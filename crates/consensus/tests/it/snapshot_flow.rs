@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use granary_consensus::{Group, PeerPool, Settings, fetch_snapshot};
@@ -33,7 +34,18 @@ async fn purge_beyond(group: &Group, index: u64) {
     tokio::time::timeout(PATIENCE, purged).await.expect("the log is purged");
 }
 
-/// A cluster with a stopped follower whose next entries the leader has no more.
+/// Takes snapshots until the newest holds all that was applied: no later one is on its way then.
+async fn snapshot_everything(group: &Group) {
+    let everything = async {
+        while group.status().snapshot < group.applied_index() {
+            group.trigger_snapshot().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, everything).await.expect("a snapshot of everything");
+}
+
+/// A cluster with a stopped follower whose next entries the leader has no more, only its newest snapshot.
 async fn cluster_with_one_behind() -> (Cluster, usize, usize) {
     let mut cluster = Cluster::start(short_logs()).await;
     let leader = cluster.leader().await;
@@ -43,6 +55,7 @@ async fn cluster_with_one_behind() -> (Cluster, usize, usize) {
     let leader = cluster.leader().await;
     let group = cluster.nodes[leader].group();
     purge_beyond(group, group.applied_index()).await;
+    snapshot_everything(group).await;
     (cluster, leader, behind)
 }
 
