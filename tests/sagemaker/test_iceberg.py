@@ -10,8 +10,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from botocore.exceptions import ClientError
+from pyiceberg.catalog import load_catalog
+from pyiceberg.exceptions import CommitFailedException
 from pyiceberg.expressions import EqualTo, GreaterThanOrEqual
 from pyiceberg.table import StaticTable
+from pyiceberg.types import StringType
 
 from conftest import ROLE, Server, create_users, record, wait_until
 from test_crash import KEYS, KILLS, Load
@@ -192,6 +195,114 @@ def test_kills_under_load_leave_both_books_equal(tmp_path):
         assert set(written) <= set(load.acknowledged) | load.unknown
         assert sorted_rows(books.iceberg().scan().to_arrow()) == sorted_rows(books.delta().to_pyarrow_table())
         assert server.stop() == 0
+
+
+def by_catalog(server, control, name):
+    """The group's table as pyiceberg's Glue catalog gives it, once it is published."""
+    entry = control.describe_feature_group(FeatureGroupName=name)["OfflineStoreConfig"]["DataCatalogConfig"]
+    glue = server.client("glue")
+
+    def published():
+        found = glue.get_table(DatabaseName=entry["Database"], Name=entry["TableName"])["Table"]
+        return found["Parameters"].get("table_type") == "ICEBERG"
+
+    wait_until(published, 60, "the Iceberg table in Glue")
+    keys = {"access-key-id": "test", "secret-access-key": "test", "region": "us-east-1", "endpoint": server.endpoint}
+    prefixed = {f"{service}.{key}": value for service in ("glue", "s3") for key, value in keys.items()}
+    catalog = load_catalog("glue", type="glue", **prefixed)
+    return catalog.load_table((entry["Database"], entry["TableName"]))
+
+
+def users_properties(table):
+    properties = table.refresh().properties
+    return {key: value for key, value in properties.items() if not key.startswith(("granary.", "schema."))}
+
+
+def test_properties_are_set_by_pyiceberg_and_stay(tmp_path, name):
+    with open(tmp_path / "server.log", "wb") as log:
+        server = Server(tmp_path / "data", log, {"compactor.flush_interval": "200ms"}).start()
+        try:
+            control, runtime = server.client("sagemaker"), server.client("sagemaker-featurestore-runtime")
+            create(control, name)
+            table, same = by_catalog(server, control, name), by_catalog(server, control, name)
+            with table.transaction() as change:
+                change.set_properties({"write.metadata.previous-versions-max": "5", "read.split.target-size": "7"})
+            assert users_properties(table) == users_properties(same)
+            # Rows go on coming, and what came since the client read the table is no conflict.
+            for user in range(3):
+                put = record(user_id=f"u{user}", event_time="2024-01-31T08:30:00Z")
+                runtime.put_record(FeatureGroupName=name, Record=put)
+                with table.transaction() as change:
+                    change.remove_properties("read.split.target-size")
+                    change.set_properties({"write.metadata.previous-versions-max": str(user)})
+                with table.transaction() as change:
+                    change.set_properties({"read.split.target-size": "8"})
+            wanted = {"write.metadata.previous-versions-max": "2", "read.split.target-size": "8"}
+            assert users_properties(table) == wanted
+            server.kill()
+            server.start()
+            books = Books(server, name)
+            wait_until(lambda: books.rows() == 3 and books.caught_up(), 60, "the rows in the Iceberg table")
+            assert users_properties(by_catalog(server, control, name)) == wanted
+            assert books.delta().metadata().configuration["granary.iceberg.read.split.target-size"] == "8"
+        finally:
+            assert server.stop() == 0
+
+
+def test_through_iceberg_only_properties_change(server, control, runtime, name):
+    create(control, name)
+    runtime.put_record(FeatureGroupName=name, Record=record(user_id="1", trips="7", event_time="2024-01-31T08:30:00Z"))
+    books = Books(server, name)
+    wait_until(lambda: books.rows() == 1 and books.caught_up(), 60, "the row in the Iceberg table")
+    table = by_catalog(server, control, name)
+    before = table.scan().to_arrow()
+    with pytest.raises(Exception, match="only properties can be changed through Iceberg"), table.update_schema() as change:
+        change.add_column("more", StringType())
+    with pytest.raises(Exception, match="only properties can be changed through Iceberg"):
+        table.manage_snapshots().create_tag(table.current_snapshot().snapshot_id, "mine").commit()
+    with pytest.raises(Exception, match="(?i)access.?denied"):
+        table.append(before)
+    again = by_catalog(server, control, name)
+    assert again.schema() == table.schema() and list(again.refs()) == ["main"]
+    assert again.metadata.snapshots == table.metadata.snapshots
+    glue, entry = server.client("glue"), control.describe_feature_group(FeatureGroupName=name)["OfflineStoreConfig"]
+    entry = entry["DataCatalogConfig"]
+    newest = glue.get_table(DatabaseName=entry["Database"], Name=entry["TableName"])["Table"]["Parameters"]
+    newest = newest["metadata_location"]
+    proposed = newest.rsplit("/", 1)[0] + "/00001-0f6ad1a9-5a3e-4f5e-8b7e-0a6a4c3f2d1b.metadata.json"
+    for parameters, word in (
+        ({}, "follows its feature group"),
+        ({"metadata_location": proposed}, "follows its feature group"),
+        ({"metadata_location": newest, "previous_metadata_location": newest}, "not called"),
+        ({"metadata_location": proposed, "previous_metadata_location": newest}, "not there"),
+    ):
+        wanted = {"Name": entry["TableName"], "Parameters": parameters}
+        with pytest.raises(ClientError) as refused:
+            glue.update_table(DatabaseName=entry["Database"], TableInput=wanted)
+        error = refused.value.response["Error"]
+        assert error["Code"] == "InvalidInputException" and word in error["Message"], error
+
+
+def test_of_two_clients_that_set_one_property_the_later_reads_again(server, control, name):
+    create(control, name)
+    by_catalog(server, control, name)
+    with_a_gate = threading.Barrier(4)
+
+    def set_it(client):
+        table = by_catalog(server, control, name)
+        change = table.transaction()
+        change.set_properties({"read.split.target-size": str(client)})
+        with_a_gate.wait(60)
+        try:
+            change.commit_transaction()
+        except CommitFailedException:
+            return None
+        return str(client)
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        done = [value for value in pool.map(set_it, range(4)) if value]
+    assert done, "one of them is the first"
+    assert users_properties(by_catalog(server, control, name))["read.split.target-size"] in done
 
 
 @pytest.mark.parametrize(

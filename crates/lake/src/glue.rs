@@ -1,12 +1,13 @@
 //! The data catalog: databases and tables, as AWS Glue tells of them.
 //!
 //! A feature group with an offline store is a table under the names of its data catalog, unless its creation said that
-//! there should be none. Such tables come from the cluster's catalog and cannot be changed here. Databases and tables that
+//! there should be none. Such tables come from the cluster's catalog and cannot be changed here, but for Iceberg's properties. Databases and tables that
 //! users make are documents, `glue/databases/<name>` and `glue/tables/<database>/<name>`.
 //!
 //! No table has partitions: a feature group's history is read as a whole (contract 4.2).
 
 mod groups;
+mod iceberg;
 mod operations;
 mod shapes;
 
@@ -147,9 +148,14 @@ impl Glue {
         Ok(names)
     }
 
+    /// The feature group whose history a table is, if it is one's.
+    fn group(&self, database: &str, name: &str) -> Option<Arc<FeatureGroup>> {
+        groups::find(&self.query.catalog(), database, name)
+    }
+
     /// A table: a feature group's, or one that was made.
     pub(crate) async fn table(&self, database: &str, name: &str) -> Result<Option<Table>, Fault> {
-        if let Some(group) = groups::find(&self.query.catalog(), database, name) {
+        if let Some(group) = self.group(database, name) {
             return Ok(Some(self.of_group(&group).await?));
         }
         self.kept_table(database, name).await
@@ -172,7 +178,7 @@ impl Glue {
     pub(crate) async fn create_table(&self, database: &str, input: Map<String, Value>) -> Result<bool, Fault> {
         self.check_database(database).await?;
         let name = folded(input.get("Name").and_then(Value::as_str).unwrap_or_default())?;
-        if groups::find(&self.query.catalog(), database, &name).is_some() {
+        if self.group(database, &name).is_some() {
             return Ok(false);
         }
         let now = self.platform.now_millis();
@@ -183,7 +189,7 @@ impl Glue {
 
     /// Removes a table that was made; `false` when there is none.
     pub(crate) async fn delete_table(&self, database: &str, name: &str) -> Result<bool, Fault> {
-        if let Some(group) = groups::find(&self.query.catalog(), database, name) {
+        if let Some(group) = self.group(database, name) {
             let message = format!("the table is the history of feature group {:?}; delete that", group.name);
             return Err(Fault::new("InvalidInputException", message));
         }

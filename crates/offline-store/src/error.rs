@@ -103,6 +103,18 @@ pub enum Error {
         /// The file.
         uri: String,
     },
+    /// Another program's metadata document would change more than the properties of the table, or is none.
+    #[error("adopt iceberg metadata: {reason}")]
+    IcebergProposal {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What another program's metadata document builds on is not what there is now: read it again. Nothing was changed.
+    #[error("iceberg metadata has changed since it was read: {reason}")]
+    IcebergOutdated {
+        /// What changed.
+        reason: String,
+    },
     /// A file of Iceberg metadata could not be encoded or decoded.
     #[error("encode or decode avro")]
     Avro(#[source] apache_avro::Error),
@@ -134,6 +146,8 @@ impl Error {
             Self::NewerSchema { .. } | Self::ObjectStore(_) | Self::Table(_) | Self::Busy { .. } | Self::Io(_) => {
                 ErrorKind::Unavailable
             }
+            Self::IcebergProposal { .. } => ErrorKind::Invalid,
+            Self::IcebergOutdated { .. } => ErrorKind::Conflict,
             Self::Iceberg { .. } | Self::IcebergLost { .. } | Self::Avro(_) => ErrorKind::Internal,
             Self::TableMismatch { .. } | Self::Arrow(_) | Self::Parquet(_) | Self::TaskDied => ErrorKind::Internal,
         }

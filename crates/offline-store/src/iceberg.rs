@@ -14,6 +14,7 @@ mod columns;
 mod manifest;
 mod metadata;
 mod place;
+mod properties;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -29,6 +30,7 @@ use self::manifest::{
     DataFile, Entry, Manifest, OF_NO_DAY, decode_list, decode_manifest, encode_list, encode_manifest,
 };
 use self::metadata::{Metadata, NewSnapshot, Shown, Totals};
+pub use self::place::is_proposal;
 use self::place::{Listing, Place, Put};
 use crate::layout::{is_file_name, name_of};
 use crate::parquet_file::blocking;
@@ -71,6 +73,7 @@ impl OfflineTable {
                 continue;
             }
             place.hint(next.number).await?;
+            place.delete_old_proposals(&listing).await?;
             prune(self, &place, &listing, &next.metadata).await?;
             return Ok(Some(next.number));
         }
@@ -92,10 +95,15 @@ impl Warehouse {
         }
         let place = Place::new(self, &self.table_url(group)?)?;
         let newest = place.list().await?.numbers.last().copied();
-        Ok(newest.map(|number| match self.is_bucket() {
-            true => place.document_uri(number),
-            false => format!("{}/metadata/{}", location(group), place::document_name(number)),
-        }))
+        Ok(newest.map(|number| document_location(self, group, &place, number)))
+    }
+}
+
+/// Where readers find a document.
+fn document_location(warehouse: &Warehouse, group: &FeatureGroup, place: &Place, number: u64) -> String {
+    match warehouse.is_bucket() {
+        true => place.document_uri(number),
+        false => format!("{}/metadata/{}", location(group), place::document_name(number)),
     }
 }
 
@@ -180,7 +188,7 @@ async fn next(table: &OfflineTable, place: &Place, published: Option<&Published>
         }
         _ => Metadata::new(group, table.delta.snapshot()?.metadata().id(), location(group)),
     };
-    metadata.show(group, newest.shown, newest.committed_at_ms);
+    metadata.show(group, newest.shown, newest.committed_at_ms, table.iceberg_properties()?);
     let change = change(table, place, known).await?;
     add_snapshot(table, place, number, &mut metadata, change).await?;
     Ok(Some(Next { number, metadata }))

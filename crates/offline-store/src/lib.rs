@@ -5,7 +5,8 @@
 //! with the change-log offsets they reach ([`OfflineTable::append`]); the query service reads
 //! ([`OfflineTable::delta`]). Files that other programs wrote below a table become part of it by
 //! [`OfflineTable::take_in_foreign_files`]. A group that asks for it has its table shown as an Iceberg table too
-//! ([`OfflineTable::publish_iceberg`]). Columns, directories and commit are described in `docs/formats/offline-table.md`.
+//! ([`OfflineTable::publish_iceberg`]), and takes over the properties that Iceberg's clients set
+//! ([`OfflineTable::adopt_iceberg_properties`]). Columns, directories and commit are described in `docs/formats/offline-table.md`.
 //!
 //! Not here: when to flush, what to acknowledge (`granary-compactor`), SQL (`granary-query`), rewriting small files,
 //! vacuum. A file that was written but not committed, because its writer died, belongs to no table version: no
@@ -33,6 +34,7 @@ pub use batch::{OfflineRow, Operation, record_batch};
 pub use commit::{OffsetMove, Outcome};
 pub use error::Error;
 pub use foreign::{TakenIn, Verdicts, is_data};
+pub use iceberg::is_proposal;
 pub use layout::is_file_name;
 pub use layout::{directory, file_name};
 pub use parquet_file::WrittenFile;

@@ -24,6 +24,11 @@ pub(super) fn find(catalog: &CatalogView, database: &str, table: &str) -> Option
     catalog.groups().find(is).cloned()
 }
 
+/// The version of a group's table: it changes with the columns.
+pub(super) fn version(group: &FeatureGroup) -> u64 {
+    u64::from(group.schema.version.0)
+}
+
 /// A group's table, as Glue has SageMaker's. With Iceberg metadata its location is the parent of the data (contract 4.1).
 pub(super) fn table(group: &FeatureGroup, metadata_location: Option<String>) -> Table {
     let resolved = group.offline.as_ref().map(|offline| offline.resolved_uri.as_str());
@@ -64,8 +69,7 @@ pub(super) fn table(group: &FeatureGroup, metadata_location: Option<String>) -> 
         Value::Object(members) => members,
         _ => Map::new(),
     };
-    let version = u64::from(group.schema.version.0);
-    Table { input, created_ms: group.created_at_ms, updated_ms: group.updated_at_ms, version }
+    Table { input, created_ms: group.created_at_ms, updated_ms: group.updated_at_ms, version: version(group) }
 }
 
 fn hive(feature: &Feature) -> &'static str {

@@ -172,18 +172,11 @@ impl Glue {
         self.check_database(&database).await?;
         let mut input = asked.table_input.ok_or_else(|| missing("TableInput"))?;
         let name = folded(input.get("Name").and_then(Value::as_str).unwrap_or_default())?;
-        let Some(kept) = self.kept_table(&database, &name).await? else {
-            let of_group = self.table(&database, &name).await?.is_some();
-            let message = "a feature group's table follows its feature group, and is not changed here";
-            return Err(if of_group {
-                Fault::new("InvalidInputException", message)
-            } else {
-                not_found("Table", &name)
-            });
-        };
-        if asked.version_id.is_some_and(|version| version != kept.version.to_string()) {
-            return Err(Fault::new("ConcurrentModificationException", "the table has another version"));
+        if let Some(group) = self.group(&database, &name) {
+            return self.update_group(&group, asked.version_id.as_deref(), &input).await;
         }
+        let kept = self.kept_table(&database, &name).await?.ok_or_else(|| not_found("Table", &name))?;
+        check_version(asked.version_id.as_deref(), kept.version)?;
         input.insert("Name".to_owned(), name.clone().into());
         let updated_ms = self.platform.now_millis();
         let table = Table { input, created_ms: kept.created_ms, updated_ms, version: kept.version + 1 };
@@ -228,6 +221,14 @@ impl Glue {
         self.table(&database, &name).await?.ok_or_else(|| not_found("Table", &name))?;
         Ok(json!({ "Partitions": [] }))
     }
+}
+
+/// Refuses a call that builds on another version than there is.
+pub(super) fn check_version(asked: Option<&str>, version: u64) -> Result<(), Fault> {
+    if asked.is_some_and(|asked| asked != version.to_string()) {
+        return Err(Fault::new("ConcurrentModificationException", "the table has another version"));
+    }
+    Ok(())
 }
 
 /// The expression of `GetTables` over a whole name; `*` alone stands for anything, as Glue takes it.

@@ -3,11 +3,12 @@
 //! | below the table's directory | |
 //! |---|---|
 //! | `_delta_log/…`; for Iceberg `metadata/…` beside it | the table's alone |
+//! | `metadata/<number>-<uuid>.metadata.json` | anybody's: what Iceberg's clients propose, and the table never names |
 //! | Parquet files that the compactor wrote, or that the table names | stay as they are |
 //! | Parquet files that are not there yet | may be put, as other writers do (contract 4.5), and become the table's |
 //! | all else, and what is hidden by `_` or `.` | anybody's |
 
-use granary_offline_store::{is_data, is_file_name};
+use granary_offline_store::{is_data, is_file_name, is_proposal};
 use granary_types::FeatureGroup;
 use object_store::path::Path;
 
@@ -32,7 +33,7 @@ fn owner(table: &Path, iceberg: bool, local: bool, path: &Path) -> Owner {
         return Owner::Table;
     }
     if iceberg && metadata(table).is_some_and(|metadata| path.prefix_matches(&metadata)) {
-        return Owner::Table;
+        return if path.filename().is_some_and(is_proposal) { Owner::Anybody } else { Owner::Table };
     }
     let Some(rest) = path.prefix_match(table) else { return Owner::Anybody };
     let rest: Vec<String> = rest.map(|part| part.as_ref().to_owned()).collect();
@@ -126,6 +127,8 @@ mod tests {
         for own in ["v1.metadata.json", "version-hint.text", "manifest-1-x.avro", ""] {
             assert_eq!(of(true, &format!("lake/bucket/prefix/fg/metadata/{own}")), Owner::Table, "{own}");
         }
+        let proposed = "metadata/00000-0f6ad1a9-5a3e-4f5e-8b7e-0a6a4c3f2d1b.metadata.json";
+        assert_eq!(of(true, &format!("lake/bucket/prefix/fg/{proposed}")), Owner::Anybody);
         assert_eq!(of(true, "lake/bucket/prefix/fg/metadata2/x"), Owner::Anybody);
     }
 

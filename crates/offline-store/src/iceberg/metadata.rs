@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use granary_types::FeatureGroup;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::columns::{DAY_LEN, event_time_feature_id, last_column_id, name_mapping, partition_name, schema_json};
 use super::manifest::{BY_DAY, OF_NO_DAY};
@@ -16,7 +16,16 @@ pub(crate) const PARTITION_ID: i32 = 1_000;
 const DELTA_VERSION: &str = "granary.delta-version";
 /// The CRC-32 of that version's commit, by which a log that was replaced is told.
 const DELTA_COMMIT: &str = "granary.delta-commit-crc32";
+/// How readers find columns in files without numbers.
+const NAME_MAPPING: &str = "schema.name-mapping.default";
+/// Granary's own properties begin so.
+const GRANARYS: &str = "granary.";
 const MAIN: &str = "main";
+
+/// Whether a property is one that Granary says and nobody else.
+pub(crate) fn is_granarys(property: &str) -> bool {
+    property.starts_with(GRANARYS) || property == NAME_MAPPING
+}
 
 /// The document.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,8 +50,15 @@ pub(crate) struct Metadata {
     refs: BTreeMap<String, Value>,
     /// The oldest first.
     pub(crate) snapshots: Vec<Snapshot>,
+    #[serde(default)]
     snapshot_log: Vec<SnapshotTime>,
+    #[serde(default)]
     metadata_log: Vec<MetadataTime>,
+    /// Granary writes none; another program's document may have some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    statistics: Vec<Value>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    partition_statistics: Vec<Value>,
 }
 
 /// What the table held once.
@@ -131,6 +147,8 @@ impl Metadata {
             snapshots: Vec::new(),
             snapshot_log: Vec::new(),
             metadata_log: Vec::new(),
+            statistics: Vec::new(),
+            partition_statistics: Vec::new(),
         }
     }
 
@@ -164,16 +182,68 @@ impl Metadata {
         keep_last(&mut self.metadata_log, kept);
     }
 
-    /// Says which Delta version is shown, since when, and with which columns. Time and columns never go back.
-    pub(crate) fn show(&mut self, group: &FeatureGroup, shown: Shown, committed_at_ms: i64) {
+    /// The properties that users set.
+    pub(crate) fn users_properties(&self) -> BTreeMap<String, String> {
+        let users = self.properties.iter().filter(|(key, _)| !is_granarys(key));
+        users.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// The first member in which `other` says something else about the table than this document does, but for the properties
+    /// that users set and for when it was written and after which one.
+    pub(crate) fn differs_in(&self, other: &Self) -> Option<String> {
+        let (this, other) = (self.said(), other.said());
+        this.into_iter().find(|(member, value)| other.get(member) != Some(value)).map(|(member, _)| member)
+    }
+
+    /// What the document says, without what each program spells in its own way: of what has a number only that.
+    fn said(&self) -> Map<String, Value> {
+        let ids = |items: &[Value], id: &str| -> Value { items.iter().map(|item| item[id].clone()).collect() };
+        let granarys: BTreeMap<_, _> = self.properties.iter().filter(|(key, _)| is_granarys(key)).collect();
+        let refs: BTreeMap<_, _> = self.refs.iter().map(|(name, to)| (name, &to["snapshot-id"])).collect();
+        let snapshots: Vec<_> = self.snapshots.iter().map(|of| (of.snapshot_id, &of.manifest_list)).collect();
+        let said = json!({
+            "format-version": self.format_version,
+            "table-uuid": self.table_uuid,
+            "location": self.location,
+            "last-sequence-number": self.last_sequence_number,
+            "current-schema-id": self.current_schema_id,
+            "schemas": ids(&self.schemas, "schema-id"),
+            "default-spec-id": self.default_spec_id,
+            "partition-specs": ids(&self.partition_specs, "spec-id"),
+            "default-sort-order-id": self.default_sort_order_id,
+            "sort-orders": ids(&self.sort_orders, "order-id"),
+            "current-snapshot-id": self.current_snapshot_id,
+            "snapshots": snapshots,
+            "refs": refs,
+            "properties": granarys,
+            "statistics": self.statistics,
+            "partition-statistics": self.partition_statistics,
+        });
+        match said {
+            Value::Object(members) => members,
+            _ => Map::new(),
+        }
+    }
+
+    /// Says which Delta version is shown, since when, with which columns, and which properties users set. Time and columns
+    /// never go back.
+    pub(crate) fn show(
+        &mut self,
+        group: &FeatureGroup,
+        shown: Shown,
+        committed_at_ms: i64,
+        users_properties: BTreeMap<String, String>,
+    ) {
         self.last_updated_ms = self.last_updated_ms.max(committed_at_ms);
+        self.properties.retain(|key, _| is_granarys(key));
+        self.properties.extend(users_properties);
         self.properties.insert(DELTA_VERSION.to_owned(), shown.version.to_string());
         self.properties.insert(DELTA_COMMIT.to_owned(), shown.commit.to_string());
         if self.has_columns_of(group) {
             return;
         }
         self.properties.insert(GROUP_PROPERTY.to_owned(), group.id.to_string());
-        self.properties.insert("schema.name-mapping.default".to_owned(), name_mapping(group));
+        self.properties.insert(NAME_MAPPING.to_owned(), name_mapping(group));
         self.schemas.push(schema_json(group));
         self.current_schema_id = group.schema.version.0;
         self.last_column_id = self.last_column_id.max(last_column_id(group));

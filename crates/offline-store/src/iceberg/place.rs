@@ -5,6 +5,7 @@
 //! metadata/version-hint.text                     12
 //! metadata/snap-12-x7Kq0b2Zr9TtWm4A.avro         the manifests of snapshot 12
 //! metadata/manifest-12-9TtWm4Ax7Kq0b2Zr.avro     a manifest first written for it
+//! metadata/00001-5f0c….metadata.json             what another program proposes instead
 //! ```
 
 use std::collections::BTreeSet;
@@ -22,6 +23,8 @@ const DIRECTORY: &str = "metadata";
 const HINT: &str = "version-hint.text";
 /// Manifest lists begin so.
 pub(crate) const SNAPSHOT: &str = "snap";
+/// What other programs proposed is kept so long, in milliseconds: a day.
+const PROPOSALS_KEPT_MS: i64 = 24 * 60 * 60 * 1_000;
 /// Manifests begin so.
 pub(crate) const MANIFEST: &str = "manifest";
 
@@ -42,6 +45,8 @@ pub(crate) struct Listing {
     pub(crate) numbers: BTreeSet<u64>,
     /// Manifests and lists, with the numbers they were written for.
     pub(crate) avro: Vec<(u64, Path)>,
+    /// Documents that other programs proposed, and when, in milliseconds since 1970.
+    proposals: Vec<(i64, Path)>,
 }
 
 /// What became of a document that was put.
@@ -108,6 +113,8 @@ impl Place {
                 listing.numbers.extend(number.parse::<u64>().ok());
             } else if let Some(number) = number_of_avro(name) {
                 listing.avro.push((number, object.location));
+            } else if is_proposal(name) {
+                listing.proposals.push((object.last_modified.timestamp_millis(), object.location));
             }
         }
         Ok(listing)
@@ -164,6 +171,13 @@ impl Place {
         Ok(())
     }
 
+    /// Deletes what other programs proposed long ago: it was adopted, or never will be.
+    pub(crate) async fn delete_old_proposals(&self, listing: &Listing) -> Result<(), Error> {
+        let now = i64::try_from(self.warehouse.platform().now_millis()).unwrap_or(i64::MAX);
+        let old = listing.proposals.iter().filter(|(at, _)| now.saturating_sub(*at) > PROPOSALS_KEPT_MS);
+        self.delete(old.map(|(_, path)| path.clone()).collect()).await
+    }
+
     /// Deletes the documents of the numbers in `listing` beyond the newest `kept`, and all older manifests and lists than
     /// `oldest` but those in `used`.
     pub(crate) async fn prune(
@@ -175,8 +189,11 @@ impl Place {
     ) -> Result<(), Error> {
         let documents = listing.numbers.iter().rev().skip(kept.max(1)).map(|number| self.document(*number));
         let avro = listing.avro.iter().filter(|(number, path)| *number < oldest && !used.contains(&self.uri(path)));
-        let stale: Vec<_> = documents.chain(avro.map(|(_, path)| path.clone())).map(Ok).collect();
-        let mut deleted = self.store().delete_stream(stream::iter(stale).boxed());
+        self.delete(documents.chain(avro.map(|(_, path)| path.clone())).collect()).await
+    }
+
+    async fn delete(&self, paths: Vec<Path>) -> Result<(), Error> {
+        let mut deleted = self.store().delete_stream(stream::iter(paths).map(Ok).boxed());
         while let Some(one) = deleted.next().await {
             match one {
                 // Another compactor was first.
@@ -198,4 +215,18 @@ fn number_of_avro(name: &str) -> Option<u64> {
 /// The name of the document of a number.
 pub(crate) fn document_name(number: u64) -> String {
     format!("v{number}.metadata.json")
+}
+
+/// The number of the document that a URI ends in.
+pub(crate) fn document_number(uri: &str) -> Option<u64> {
+    let name = uri.rsplit('/').next()?;
+    name.strip_prefix('v')?.strip_suffix(".metadata.json")?.parse().ok()
+}
+
+/// Whether an object in a table's `metadata/` is called as Iceberg's clients call the documents that they want to have adopted:
+/// `00001-<uuid>.metadata.json`. The table itself never names one.
+pub fn is_proposal(name: &str) -> bool {
+    let parts = name.strip_suffix(".metadata.json").and_then(|name| name.split_once('-'));
+    let digits = |text: &str| text.len() >= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    parts.is_some_and(|(number, uuid)| digits(number) && uuid::Uuid::try_parse(uuid).is_ok())
 }

@@ -11,7 +11,7 @@ use deltalake_core::kernel::transaction::{CommitBuilder, TableReference};
 use deltalake_core::kernel::{Action, Add};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
 use futures::TryStreamExt;
-use granary_offline_store::{Error, OfflineTable, Options, Settings, Warehouse};
+use granary_offline_store::{Error, OfflineTable, Options, Settings, Warehouse, is_proposal};
 use granary_types::{FeatureGroup, FeatureType};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -583,4 +583,166 @@ async fn in_a_bucket_the_metadata_is_where_it_is_said_to_be() {
     let said = warehouse.iceberg_metadata_location(&group).await.expect("a look").expect("a document");
     let path = said.strip_prefix("s3://warehouse/").expect("in the bucket");
     store.head(&Path::from(path)).await.expect("it is there");
+}
+
+/// What an Iceberg client writes beside the newest document, and where it says that it read that one.
+async fn proposal(warehouse: &Warehouse, group: &FeatureGroup, eye: &Eye, set: &[(&str, &str)]) -> (String, Value) {
+    let location = warehouse.iceberg_metadata_location(group).await.expect("a look").expect("a document");
+    let mut document = eye.newest().await;
+    document["last-updated-ms"] = 4_000_000_000_000_u64.into();
+    document["metadata-log"] = serde_json::json!([{ "timestamp-ms": 1, "metadata-file": location }]);
+    for (key, value) in set {
+        document["properties"][*key] = (*value).into();
+    }
+    (location, document)
+}
+
+fn bytes_of(document: &Value) -> Vec<u8> {
+    serde_json::to_vec(document).expect("json")
+}
+
+async fn users_properties(eye: &Eye) -> BTreeMap<String, String> {
+    let document = eye.newest().await;
+    let all = document["properties"].as_object().expect("properties").clone();
+    let users = all.into_iter().filter(|(key, _)| !key.starts_with("granary.") && !key.starts_with("schema."));
+    users.map(|(key, value)| (key, value.as_str().expect("a text").to_owned())).collect()
+}
+
+fn properties<const N: usize>(all: [(&str, &str); N]) -> BTreeMap<String, String> {
+    all.map(|(key, value)| (key.to_owned(), value.to_owned())).into()
+}
+
+#[tokio::test]
+async fn properties_that_users_set_are_kept_in_the_log_and_shown() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store.clone()));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    one_more(&mut table, &group, 1).await;
+    table.publish_iceberg().await.expect("published");
+    let (location, first) =
+        proposal(&warehouse, &group, &eye, &[("read.split.target-size", "7"), ("write.delete.mode", "x")]).await;
+    // What others committed since does not matter, published or not.
+    one_more(&mut table, &group, 2).await;
+    table.publish_iceberg().await.expect("published");
+    one_more(&mut table, &group, 3).await;
+    let mut client = warehouse.existing_table(&group).await.expect("opened").expect("a table");
+    client.adopt_iceberg_properties(&location, &bytes_of(&first)).await.expect("adopted");
+    let set = properties([("read.split.target-size", "7"), ("write.delete.mode", "x")]);
+    assert_eq!(users_properties(&eye).await, set);
+    let shown = assert_shown(&eye, &mut table).await;
+    assert_eq!(eye.current(&shown).await.len(), 3);
+    assert_eq!(table.iceberg_properties().expect("loaded"), set);
+
+    // An answer that was lost, and the call again.
+    let before = eye.numbers().await;
+    client.adopt_iceberg_properties(&location, &bytes_of(&first)).await.expect("it is so");
+    assert_eq!(eye.numbers().await, before);
+
+    let (location, mut second) = proposal(&warehouse, &group, &eye, &[("read.split.target-size", "8")]).await;
+    second["properties"].as_object_mut().expect("properties").remove("write.delete.mode");
+    client.adopt_iceberg_properties(&location, &bytes_of(&second)).await.expect("adopted");
+    let set = properties([("read.split.target-size", "8")]);
+    assert_eq!(users_properties(&eye).await, set);
+
+    // Written anew without an older document, as after a loss, they are there still.
+    one_more(&mut table, &group, 4).await;
+    let prefix = Path::from(format!("{ABOVE}/metadata"));
+    let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.expect("a listing");
+    for object in objects {
+        store.delete(&object.location).await.expect("deleted");
+    }
+    table.publish_iceberg().await.expect("published");
+    assert_shown(&eye, &mut table).await;
+    assert_eq!(users_properties(&eye).await, set);
+}
+
+#[tokio::test]
+async fn of_two_who_set_one_property_the_second_reads_again() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    table.publish_iceberg().await.expect("published");
+    let mut of = Vec::new();
+    for set in [("a", "1"), ("a", "2"), ("b", "3")] {
+        of.push(proposal(&warehouse, &group, &eye, &[set]).await);
+    }
+    table.adopt_iceberg_properties(&of[0].0, &bytes_of(&of[0].1)).await.expect("adopted");
+    let outdated = table.adopt_iceberg_properties(&of[1].0, &bytes_of(&of[1].1)).await;
+    assert!(matches!(&outdated, Err(Error::IcebergOutdated { reason }) if reason.contains("\"a\"")), "{outdated:?}");
+    table.adopt_iceberg_properties(&of[2].0, &bytes_of(&of[2].1)).await.expect("another property");
+    assert_eq!(users_properties(&eye).await, properties([("a", "1"), ("b", "3")]));
+    let gone = of[0].0.replace("/v0.", "/v7.");
+    let outdated = table.adopt_iceberg_properties(&gone, &bytes_of(&of[1].1)).await;
+    assert!(matches!(outdated, Err(Error::IcebergOutdated { .. })), "{outdated:?}");
+}
+
+#[tokio::test]
+async fn a_document_that_changes_more_than_properties_changes_nothing() {
+    let store = Arc::new(InMemory::new());
+    let (warehouse, eye) = (warehouse(store.clone()).await, Eye(store));
+    let group = iceberg(group());
+    let mut table = warehouse.table(&group).await.expect("a table");
+    one_more(&mut table, &group, 1).await;
+    table.publish_iceberg().await.expect("published");
+    let (location, good) = proposal(&warehouse, &group, &eye, &[("a", "1")]).await;
+    let version = table.version();
+    let long = "x".repeat(5_000);
+    let wrongs: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+        ("table-uuid", Box::new(|document| document["table-uuid"] = "another".into())),
+        ("location", Box::new(|document| document["location"] = "s3://elsewhere".into())),
+        ("snapshots", Box::new(|document| document["snapshots"] = serde_json::json!([]))),
+        ("current-snapshot-id", Box::new(|document| document["current-snapshot-id"] = 9.into())),
+        ("current-schema-id", Box::new(|document| document["current-schema-id"] = 9.into())),
+        ("refs", Box::new(|document| document["refs"]["audit"] = serde_json::json!({ "snapshot-id": 1 }))),
+        ("statistics", Box::new(|document| document["statistics"] = serde_json::json!([{ "snapshot-id": 1 }]))),
+        ("properties", Box::new(|document| document["properties"]["granary.delta-version"] = "9".into())),
+        ("properties", Box::new(|document| document["properties"]["schema.name-mapping.default"] = "[]".into())),
+        ("format version 2", Box::new(|document| *document = "text".into())),
+        ("bytes", Box::new(move |document| document["properties"]["k"] = long.as_str().into())),
+        ("bytes", Box::new(|document| document["properties"][""] = "v".into())),
+        (
+            "at most 100",
+            Box::new(|document| {
+                for n in 0..101 {
+                    document["properties"][format!("k{n}")] = "v".into();
+                }
+            }),
+        ),
+    ];
+    for (word, spoil) in wrongs {
+        let mut document = good.clone();
+        spoil(&mut document);
+        let refused = table.adopt_iceberg_properties(&location, &bytes_of(&document)).await;
+        assert!(
+            matches!(&refused, Err(Error::IcebergProposal { reason }) if reason.contains(word)),
+            "{word}: {refused:?}"
+        );
+    }
+    for elsewhere in ["", "s3://lake/other/metadata/v1.metadata.json", "s3://lake/other/metadata/00001-x.metadata.json"]
+    {
+        let refused = table.adopt_iceberg_properties(elsewhere, &bytes_of(&good)).await;
+        assert!(matches!(refused, Err(Error::IcebergProposal { .. })), "{elsewhere:?}: {refused:?}");
+    }
+    table.refresh().await.expect("newest");
+    assert_eq!(table.version(), version);
+    assert_eq!(users_properties(&eye).await, BTreeMap::new());
+}
+
+#[test]
+fn proposals_are_told_by_their_names() {
+    let uuid = "0f6ad1a9-5a3e-4f5e-8b7e-0a6a4c3f2d1b";
+    assert!(
+        is_proposal(&format!("00000-{uuid}.metadata.json")) && is_proposal(&format!("123456-{uuid}.metadata.json"))
+    );
+    for other in [
+        "v1.metadata.json",
+        "00000-x.metadata.json",
+        "0-.metadata.json",
+        "version-hint.text",
+        &format!("00000-{uuid}.avro"),
+    ] {
+        assert!(!is_proposal(other), "{other}");
+    }
 }
