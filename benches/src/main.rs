@@ -68,6 +68,8 @@ async fn main() -> anyhow::Result<()> {
     }
     for in_flight in [1, 16, 64] {
         report.add(workload.batch_gets(in_flight, 100, duration).await?);
+        report.add(workload.features(in_flight, 100, false, duration).await?);
+        report.add(workload.features(in_flight, 100, true, duration).await?);
     }
     report.print(arguments.json)
 }

@@ -22,6 +22,8 @@ pub(crate) const LINEARIZABLE: ConsistencyLevel = ConsistencyLevel::Linearizable
 pub(crate) const EVENTUAL: ConsistencyLevel = ConsistencyLevel::Eventual;
 
 const GROUP: &str = "bench-wide";
+/// What a narrow read asks for.
+const FEW: [&str; 5] = ["f1", "f7", "i3", "i11", "s2"];
 /// Events of one run never have an event time of another: a run is a second of event time for each call.
 const EVENT_TIME_START: u64 = 1_000_000_000;
 
@@ -126,6 +128,42 @@ impl Workload {
                 };
                 let answer = client.batch_get_record(request).await?.into_inner();
                 anyhow::ensure!(answer.errors.is_empty() && answer.unprocessed.is_empty(), "a batch get was partial");
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Reads by column: whole records, or `FEW` features of them.
+    pub(crate) async fn features(
+        &self,
+        in_flight: usize,
+        batch: u64,
+        few: bool,
+        duration: Duration,
+    ) -> anyhow::Result<Figure> {
+        let client = FeatureStoreClient::new(self.channel.clone()).max_decoding_message_size(64 << 20);
+        let keys = self.keys;
+        let of = if few { "5 of 50 features" } else { "50 features" };
+        let name = format!("features of {batch} entities by column, {of}, linearizable, calls");
+        let names: Vec<String> = if few { FEW.map(str::to_owned).to_vec() } else { Vec::new() };
+        closed_loop(&name, in_flight, duration, 1, move |number| {
+            let (mut client, feature_names) = (client.clone(), names.clone());
+            async move {
+                let wanted = (0..batch).map(|n| identifier(spread(number * batch + n, keys))).collect();
+                let request = v1::GetFeaturesRequest {
+                    keys: vec![v1::EntityKeys { name: String::new(), record_identifiers: wanted }],
+                    selections: vec![v1::FeatureSelection {
+                        feature_group: GROUP.to_owned(),
+                        feature_names,
+                        keys: String::new(),
+                    }],
+                    consistency: None,
+                };
+                let answer = client.get_features(request).await?.into_inner();
+                let found = |status| status == v1::EntityStatus::Found;
+                let complete = answer.selections.iter().all(|read| read.statuses().all(found));
+                anyhow::ensure!(complete && !answer.selections.is_empty(), "an entity is missing");
                 Ok(())
             }
         })

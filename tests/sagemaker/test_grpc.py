@@ -80,6 +80,40 @@ def test_listings_give_each_record_once(call, group):
     assert refused(call, "ListRecords", feature_group="nobody") == NOT_FOUND
 
 
+def present(column, entity):
+    bits = base64.b64decode(column.get("present", ""))
+    return not bits or bool(bits[entity // 8] >> entity % 8 & 1)
+
+
+def test_features_come_by_column(call, group):
+    for user in range(40):
+        values = dict(id=f"u{user}", at=T1, n=user, s=f"text {user}")
+        if user % 3 == 0:
+            del values["s"]
+        call("PutRecord", feature_group=group, record=features(**values))
+    call("DeleteRecord", feature_group=group, record_identifier="u7", event_time=T2)
+    asked = [f"u{user}" for user in range(45)]
+    (read,) = call("GetFeatures", keys=[{"name": "user", "record_identifiers": asked}],
+                   selections=[{"feature_group": group, "feature_names": ["s", "n"], "keys": "user"}])["selections"]
+    there = [user < 40 and user != 7 for user in range(45)]
+    assert read["statuses"] == [f"ENTITY_STATUS_{'FOUND' if found else 'NOT_FOUND'}" for found in there]
+    assert [column["name"] for column in read["columns"]] == ["s", "n"]
+    texts, numbers = read["columns"]
+    lengths = texts["texts"]["lengths"]
+    ends = [sum(lengths[:place]) for place in range(46)]
+    found = [texts["texts"]["data"][begin:end] for begin, end in zip(ends, ends[1:])]
+    for user in range(45):
+        has_text = there[user] and user % 3 != 0
+        assert (present(texts, user), found[user]) == (has_text, f"text {user}" if has_text else "")
+        assert present(numbers, user) == there[user]
+        assert numbers["integers"]["values"][user] == str(user if there[user] else 0)
+        assert (read["eventSeconds"][user] != "0") == there[user]
+    for wrong in (dict(feature_names=["x"]), dict(feature_names=["n", "n"]), dict(keys="nobody")):
+        selection = {"feature_group": group, "keys": "user", **wrong}
+        keys = [{"name": "user", "record_identifiers": asked}]
+        assert refused(call, "GetFeatures", keys=keys, selections=[selection]) == INVALID, wrong
+
+
 def test_a_scan_of_long_records_comes_in_pages_and_goes_on_from_any(call, group):
     # 24 times 300 KB: more than a gRPC message takes.
     for n in range(24):

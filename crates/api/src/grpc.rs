@@ -3,6 +3,7 @@
 //! Errors are statuses by the kind of the error (`granary_proto::convert::status_of`); a deadline that the caller
 //! sends (`grpc-timeout`) is honoured where it is shorter than the router's own.
 
+mod features;
 mod messages;
 
 use std::future::Future;
@@ -238,6 +239,18 @@ impl FeatureStore for FeatureStoreService {
             messages::batch_answer(&command, answer)
         };
         self.answer("BatchGetRecord", work).await
+    }
+
+    async fn get_features(
+        &self,
+        request: Request<v1::GetFeaturesRequest>,
+    ) -> Result<Response<v1::GetFeaturesResponse>, Status> {
+        let timeout = timeout_of(request.metadata());
+        let work = async {
+            let command = features::command(request.into_inner(), timeout)?;
+            features::answer(self.router.get_features(command).await?)
+        };
+        self.answer("GetFeatures", work).await
     }
 
     async fn batch_write_record(

@@ -10,8 +10,10 @@
 //! not fit is refused as `Overloaded` before anything happened.
 
 mod changes;
+mod columns;
 mod deadline;
 mod failure;
+mod features;
 mod groups;
 mod lane;
 mod list;
@@ -37,6 +39,8 @@ use parking_lot::Mutex;
 use prometheus::Registry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+pub use columns::{Column, Present, Texts, Values};
+pub use features::{EntityStatus, FeatureColumns, FeaturesCommand, Selection};
 pub use granary_catalog::search::{Found, Hit};
 pub use list::{ListAnswer, ListCommand, ListPlace, ListedRecord};
 pub use read::{BatchAnswer, BatchFailure, BatchGetCommand, BatchKeys, BatchRecord, Consistency, GetCommand};

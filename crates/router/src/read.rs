@@ -138,22 +138,19 @@ impl Router {
 
     async fn read(&self, command: BatchGetCommand) -> Result<BatchAnswer, Error> {
         let _admitted = self.shared.admit()?;
-        let settings = &self.shared.settings;
-        let count = command.keys.iter().map(|entry| entry.identifiers.len()).sum::<usize>();
-        if count == 0 || count > settings.read_keys_max {
-            return Err(Error::invalid(format!("a read takes 1 to {} keys, got {count}", settings.read_keys_max)));
+        self.check_keys(command.keys.iter().map(|entry| entry.identifiers.len()).sum())?;
+        let mut reading = Reading::of_batch(self, &command);
+        reading.run(self, command.timeout).await;
+        Ok(reading.into_batch(self.shared.platform.now_nanos()))
+    }
+
+    /// Refuses a read of no keys or of too many.
+    pub(crate) fn check_keys(&self, count: usize) -> Result<(), Error> {
+        let max = self.shared.settings.read_keys_max;
+        if count == 0 || count > max {
+            return Err(Error::invalid(format!("a read takes 1 to {max} keys, got {count}")));
         }
-        let deadline = Deadline::begin(&self.shared.platform, settings, command.timeout);
-        let mut reading = Reading::begin(self, &command);
-        let mut backoff = Backoff::new();
-        while !reading.pending.is_empty() {
-            let missed = reading.one_round(self, deadline).await;
-            let Some(missed) = missed else { continue };
-            let Some(pause) = backoff.next(&self.shared.platform, settings, deadline) else { break };
-            self.shared.metrics.retries.with_label_values(&["read", missed.reason]).inc();
-            self.shared.pause(pause, missed.stale).await;
-        }
-        Ok(reading.end(self.shared.platform.now_nanos()))
+        Ok(())
     }
 }
 
@@ -163,6 +160,25 @@ pub(crate) struct Entry {
     /// `None` for all features.
     pub(crate) projection: Option<Projection>,
 }
+
+/// A record that is asked for: its identifier as it is stored, and its slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    record: Bytes,
+    slot: Slot,
+}
+
+impl Asked {
+    /// # Errors
+    /// `Invalid` for a text that is no record identifier.
+    pub(crate) fn of(text: &str) -> Result<Self, Error> {
+        let record = RecordIdentifier::new(Bytes::copy_from_slice(text.as_bytes()))?.as_bytes().clone();
+        Ok(Self { slot: slot_of(&record), record })
+    }
+}
+
+/// What became of a key: the row, `FOUND` or not, or why there is no answer.
+pub(crate) type Outcome = Result<RowResult, Error>;
 
 /// One key of a batch.
 struct Key {
@@ -184,7 +200,7 @@ struct Missed {
 }
 
 /// A batch under way.
-struct Reading {
+pub(crate) struct Reading {
     level: Level,
     entries: HashMap<usize, Entry>,
     keys: Vec<Key>,
@@ -218,42 +234,65 @@ impl Level {
 }
 
 impl Reading {
-    /// Checks each entry; the keys of a faulty one carry its error and are not asked for.
-    fn begin(router: &Router, command: &BatchGetCommand) -> Self {
-        let who = if command.consistency == Consistency::Linearizable { Who::Leader } else { Who::Any };
-        let mut reading = Self {
-            level: Level { consistency: command.consistency.clone(), who },
-            entries: HashMap::with_capacity(command.keys.len()),
+    /// Of nothing yet.
+    pub(crate) fn new(router: &Router, consistency: Consistency) -> Self {
+        let who = if consistency == Consistency::Linearizable { Who::Leader } else { Who::Any };
+        Self {
+            level: Level { consistency, who },
+            entries: HashMap::new(),
             keys: Vec::new(),
             pending: Vec::new(),
             request_keys_max: router.shared.settings.read_request_keys_max.max(1),
-        };
+        }
+    }
+
+    /// Checks each entry; the keys of a faulty one carry its error and are not asked for.
+    fn of_batch(router: &Router, command: &BatchGetCommand) -> Self {
+        let mut reading = Self::new(router, command.consistency.clone());
         for (entry, keys) in command.keys.iter().enumerate() {
             let fault = match router.group(&keys.group).and_then(|group| checked_entry(group, &keys.features)) {
                 Ok(checked) => {
-                    reading.entries.insert(entry, checked);
+                    reading.add_entry(entry, checked);
                     None
                 }
                 Err(error) => Some(error),
             };
             for (place, text) in keys.identifiers.iter().enumerate() {
-                reading.add(entry, place, text, fault.clone());
+                let asked = fault.clone().map_or_else(|| Asked::of(text), Err);
+                reading.add(entry, place, asked);
             }
         }
         reading
     }
 
-    fn add(&mut self, entry: usize, identifier: usize, text: &str, fault: Option<Error>) {
-        let record = RecordIdentifier::new(Bytes::copy_from_slice(text.as_bytes()));
-        let (record, error) = match (record, fault) {
-            (Ok(record), None) => (record.as_bytes().clone(), None),
-            (Err(error), None) | (_, Some(error)) => (Bytes::new(), Some(error)),
+    pub(crate) fn add_entry(&mut self, number: usize, entry: Entry) {
+        self.entries.insert(number, entry);
+    }
+
+    /// Adds a key of an entry that was added, or says why it cannot be asked for.
+    pub(crate) fn add(&mut self, entry: usize, identifier: usize, asked: Result<Asked, Error>) {
+        let (asked, error) = match asked {
+            Ok(asked) => {
+                self.pending.push(self.keys.len());
+                (asked, None)
+            }
+            Err(error) => (Asked { record: Bytes::new(), slot: slot_of(&[]) }, Some(error)),
         };
-        if error.is_none() {
-            self.pending.push(self.keys.len());
-        }
-        let slot = slot_of(&record);
+        let Asked { record, slot } = asked;
         self.keys.push(Key { entry, identifier, record, slot, found: None, error });
+    }
+
+    /// Asks the shards, round after round, until every key has an answer or the time is up.
+    pub(crate) async fn run(&mut self, router: &Router, timeout: Option<Duration>) {
+        let shared = &router.shared;
+        let deadline = Deadline::begin(&shared.platform, &shared.settings, timeout);
+        let mut backoff = Backoff::new();
+        while !self.pending.is_empty() {
+            let Some(missed) = self.one_round(router, deadline).await else { continue };
+            let Some(pause) = backoff.next(&shared.platform, &shared.settings, deadline) else { break };
+            shared.metrics.retries.with_label_values(&["read", missed.reason]).inc();
+            shared.pause(pause, missed.stale).await;
+        }
     }
 
     /// Asks every shard touched once. `None` when nothing is left or the next round may begin at once.
@@ -277,7 +316,7 @@ impl Reading {
     }
 
     /// One request for each shard touched, or several where a shard has many of the keys.
-    fn requests(&mut self, router: &Router, pending: Vec<usize>, missed: &mut Option<Missed>) -> Vec<Asked> {
+    fn requests(&mut self, router: &Router, pending: Vec<usize>, missed: &mut Option<Missed>) -> Vec<Request> {
         let view = router.shared.view();
         let mut by_shard: BTreeMap<ShardId, Vec<(usize, Epoch)>> = BTreeMap::new();
         for index in pending {
@@ -295,7 +334,7 @@ impl Reading {
         chunks.collect()
     }
 
-    fn request(&self, shard: ShardId, chunk: &[(usize, Epoch)]) -> Asked {
+    fn request(&self, shard: ShardId, chunk: &[(usize, Epoch)]) -> Request {
         let mut request = self.level.request(shard);
         let mut places: HashMap<usize, u32> = HashMap::new();
         for (index, epoch) in chunk {
@@ -317,10 +356,10 @@ impl Reading {
             request.projections.clear();
             request.key_projection.clear();
         }
-        Asked { shard, keys: chunk.to_vec(), request }
+        Request { shard, keys: chunk.to_vec(), request }
     }
 
-    fn take_rows(&mut self, asked: &Asked, rows: ShardRows, missed: &mut Option<Missed>) {
+    fn take_rows(&mut self, asked: &Request, rows: ShardRows, missed: &mut Option<Missed>) {
         for ((index, epoch), row) in asked.keys.iter().zip(rows.rows) {
             let key = &mut self.keys[*index];
             match row.status() {
@@ -341,7 +380,7 @@ impl Reading {
         }
     }
 
-    fn take_failure(&mut self, asked: &Asked, failed: RoundFailed, missed: &mut Option<Missed>) {
+    fn take_failure(&mut self, asked: &Request, failed: RoundFailed, missed: &mut Option<Missed>) {
         let too_large = failed.failure == Failure::TooLarge && asked.keys.len() > 1;
         let reason = failed.failure.reason();
         let is_final = failed.failure.is_final() && !too_large;
@@ -363,17 +402,29 @@ impl Reading {
         }
     }
 
+    /// What became of each key, in the order in which they were added, with its entry and its place there.
+    pub(crate) fn outcomes(self) -> impl Iterator<Item = (usize, usize, Outcome)> {
+        self.keys.into_iter().map(|key| {
+            let outcome = match key.error {
+                Some(error) => Err(error),
+                None => Ok(key
+                    .found
+                    .unwrap_or_else(|| RowResult { status: Status::NotFound.into(), ..RowResult::default() })),
+            };
+            (key.entry, key.identifier, outcome)
+        })
+    }
+
     /// Opens the rows that were found and drops those that have expired.
-    fn end(self, now_nanos: u64) -> BatchAnswer {
+    fn into_batch(mut self, now_nanos: u64) -> BatchAnswer {
+        let entries = std::mem::take(&mut self.entries);
         let mut answer = BatchAnswer::default();
-        for key in self.keys {
-            let Key { entry, identifier, found, error, .. } = key;
-            if let Some(error) = error {
-                answer.failures.push(BatchFailure { entry, identifier, error });
-                continue;
-            }
-            let Some(row) = found.filter(|row| row.status() == Status::Found) else { continue };
-            match OnlineRecord::open(&self.entries[&entry].group, &row, now_nanos) {
+        for (entry, identifier, outcome) in self.outcomes() {
+            let opened = outcome.and_then(|row| match row.status() {
+                Status::Found => OnlineRecord::open(&entries[&entry].group, &row, now_nanos),
+                _ => Ok(None),
+            });
+            match opened {
                 Ok(Some(record)) => answer.records.push(BatchRecord { entry, identifier, record }),
                 Ok(None) => {}
                 Err(error) => answer.failures.push(BatchFailure { entry, identifier, error }),
@@ -384,13 +435,18 @@ impl Reading {
 }
 
 /// A request to one shard and the keys it is for.
-struct Asked {
+struct Request {
     shard: ShardId,
     keys: Vec<(usize, Epoch)>,
     request: ShardReadRequest,
 }
 
-async fn ask(router: &Router, who: Who, asked: Asked, deadline: Deadline) -> (Asked, Result<ShardRows, RoundFailed>) {
+async fn ask(
+    router: &Router,
+    who: Who,
+    asked: Request,
+    deadline: Deadline,
+) -> (Request, Result<ShardRows, RoundFailed>) {
     router.shared.metrics.read_keys.observe(asked.keys.len() as f64);
     let expected = asked.keys.len();
     let answer = ask_round(&router.shared, asked.shard, who, deadline, |mut client| {

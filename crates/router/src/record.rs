@@ -33,13 +33,23 @@ impl OnlineRecord {
     pub(crate) fn open(group: &Arc<FeatureGroup>, found: &RowResult, now_nanos: u64) -> Result<Option<Self>, Error> {
         let event_time = EventTime::from_parts(found.event_seconds, found.event_nanos)?;
         let row = RowView::open(&found.row)?;
-        let expires_at = row.ttl_seconds().map(|seconds| expires_at(event_time, seconds));
-        if expires_at.is_some_and(|end| end.nanos() <= i128::from(now_nanos)) {
+        let expires_at = expiry_of(&row, event_time);
+        if has_expired(expires_at, now_nanos) {
             return Ok(None);
         }
         let values = row.values().map(|(ordinal, value)| (ordinal, owned(&value))).collect();
         Ok(Some(Self { group: Arc::clone(group), values, event_time, expires_at }))
     }
+}
+
+/// When a record expires, if a time to live holds for it.
+pub(crate) fn expiry_of(row: &RowView<'_>, event_time: EventTime) -> Option<EventTime> {
+    row.ttl_seconds().map(|seconds| expires_at(event_time, seconds))
+}
+
+/// Whether a record that expires at `end` has expired at `now_nanos` (since the Unix epoch).
+pub(crate) fn has_expired(end: Option<EventTime>, now_nanos: u64) -> bool {
+    end.is_some_and(|end| end.nanos() <= i128::from(now_nanos))
 }
 
 fn owned(value: &ValueRef<'_>) -> RawValue {

@@ -189,15 +189,19 @@ pub(super) fn expires_at(record: &OnlineRecord) -> String {
     record.expires_at.map(|time| time.to_string()).unwrap_or_default()
 }
 
+/// Whether a read that failed so may succeed when it is asked for again.
+pub(super) fn is_passing(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown)
+}
+
 /// Failures that pass go to `unprocessed`. When nothing at all could be read, the call fails as a whole.
 pub(super) fn batch_answer(
     command: &BatchGetCommand,
     answer: BatchAnswer,
 ) -> Result<v1::BatchGetRecordResponse, Error> {
     let asked = command.keys.iter().map(|keys| keys.identifiers.len()).sum::<usize>();
-    let passing = |kind| matches!(kind, ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown);
     let (again, failed): (Vec<_>, Vec<_>) =
-        answer.failures.into_iter().partition(|failure| passing(failure.error.kind));
+        answer.failures.into_iter().partition(|failure| is_passing(failure.error.kind));
     if again.len() == asked
         && let Some(first) = again.first()
     {

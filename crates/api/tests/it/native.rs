@@ -94,3 +94,89 @@ async fn groups_are_listed_in_pages_and_errors_are_statuses() {
     let describe = v1::DescribeFeatureGroupRequest { name: "a".into() };
     assert_eq!(client.describe_feature_group(describe).await.expect_err("gone").code(), Code::NotFound);
 }
+
+fn selection(features: &[&str], keys: &str) -> v1::FeatureSelection {
+    let feature_names = features.iter().map(|name| (*name).to_owned()).collect();
+    v1::FeatureSelection { feature_group: "orders".into(), feature_names, keys: keys.into() }
+}
+
+fn keys(name: &str, record_identifiers: &[&str]) -> v1::EntityKeys {
+    let record_identifiers = record_identifiers.iter().map(|id| (*id).to_owned()).collect();
+    v1::EntityKeys { name: name.into(), record_identifiers }
+}
+
+#[tokio::test]
+async fn features_come_by_column() {
+    let cluster = Cluster::start().await;
+    let mut client = FeatureStoreClient::new(serve(&cluster).await);
+    client.create_feature_group(orders()).await.expect("created");
+    for id in ["1", "2"] {
+        client.put_record(put(id)).await.expect("written");
+    }
+    let mut long_gone = put("3");
+    long_gone.ttl = Some(v1::Ttl { unit: v1::TtlUnit::Seconds.into(), value: 1 });
+    client.put_record(long_gone).await.expect("written");
+    let noted = vec![text("id", "4"), text("at", "2024-01-01T00:00:00.5Z"), text("note", "é!"), text("total", "1.50")];
+    client.put_record(v1::PutRecordRequest { record: noted, ..put("4") }).await.expect("written");
+
+    let request = v1::GetFeaturesRequest {
+        keys: vec![keys("a", &["4", "nobody", "1", "3", ""]), keys("b", &["2"])],
+        selections: vec![selection(&["note", "items", "total"], "a"), selection(&[], "b")],
+        consistency: None,
+    };
+    let answer = client.get_features(request).await.expect("read").into_inner();
+    let [first, second] = answer.selections.as_slice() else { panic!("two selections") };
+    let statuses: Vec<_> = first.statuses().collect();
+    use v1::EntityStatus::{Expired, Failed, Found, NotFound};
+    assert_eq!(statuses, [Found, NotFound, Found, Expired, Failed]);
+    assert_eq!(first.event_seconds, [1_704_067_200, 0, 1_704_067_200, 0, 0]);
+    assert_eq!(first.event_nanos, [500_000_000, 0, 0, 0, 0]);
+    let failure = &first.failures[0];
+    assert_eq!((first.failures.len(), failure.entity, failure.code.as_str()), (1, 4, "invalid"));
+    let names: Vec<_> = first.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["note", "items", "total"]);
+    let texts = v1::Texts { data: "é!".into(), lengths: vec![3, 0, 0, 0, 0] };
+    let wanted = [
+        (vec![0b1], v1::feature_column::Values::Texts(texts)),
+        (vec![0b100], v1::feature_column::Values::Integers(v1::Integers { values: vec![0, 0, 7, 0, 0] })),
+        (vec![0b1], v1::feature_column::Values::Doubles(v1::Doubles { values: vec![1.5, 0.0, 0.0, 0.0, 0.0] })),
+    ];
+    for (column, (present, values)) in first.columns.iter().zip(wanted) {
+        assert_eq!((&column.present[..], column.values.as_ref()), (&present[..], Some(&values)), "{}", column.name);
+    }
+    let names: Vec<_> = second.columns.iter().map(|column| column.name.as_str()).collect();
+    assert_eq!(names, ["id", "at", "total", "items", "note"]);
+    assert!(second.columns[0].present.is_empty() && second.event_nanos.is_empty(), "all there, all whole seconds");
+}
+
+#[tokio::test]
+async fn a_read_of_features_that_is_wrong_is_refused_as_a_whole() {
+    let cluster = Cluster::start().await;
+    let mut client = FeatureStoreClient::new(serve(&cluster).await);
+    client.create_feature_group(orders()).await.expect("created");
+    let of = |keys: Vec<v1::EntityKeys>, selections: Vec<v1::FeatureSelection>| v1::GetFeaturesRequest {
+        keys,
+        selections,
+        consistency: None,
+    };
+    let unknown = v1::FeatureSelection { feature_group: "nobody".into(), ..selection(&[], "a") };
+    let wrongs = [
+        (of(vec![], vec![]), Code::InvalidArgument, "1 to 10000"),
+        (of(vec![keys("a", &[])], vec![selection(&[], "a")]), Code::InvalidArgument, "1 to 10000"),
+        (of(vec![keys("a", &["1"])], vec![selection(&["no"], "a")]), Code::InvalidArgument, "\"no\""),
+        (of(vec![keys("a", &["1"])], vec![selection(&["note", "note"], "a")]), Code::InvalidArgument, "twice"),
+        (of(vec![keys("a", &["1"])], vec![selection(&[], "c")]), Code::InvalidArgument, "\"c\""),
+        (of(vec![keys("a", &["1"]), keys("a", &["2"])], vec![selection(&[], "a")]), Code::InvalidArgument, "\"a\""),
+        (of(vec![keys("a", &["1"]), keys("b", &["2"])], vec![selection(&[], "")]), Code::InvalidArgument, "orders"),
+        (of(vec![keys("a", &["1"])], vec![unknown]), Code::NotFound, "nobody"),
+    ];
+    for (request, code, word) in wrongs {
+        let refused = client.get_features(request).await.expect_err(word);
+        assert_eq!(refused.code(), code, "{refused}");
+        assert!(refused.message().contains(word), "{refused}");
+    }
+    let many: Vec<String> = (0..10_001).map(|n| n.to_string()).collect();
+    let many = v1::EntityKeys { name: String::new(), record_identifiers: many };
+    let refused = client.get_features(of(vec![many], vec![selection(&[], "")])).await.expect_err("too many");
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}
