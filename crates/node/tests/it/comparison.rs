@@ -32,7 +32,9 @@ async fn a_replica_that_differs_is_found_and_told_of() {
         assert_eq!(scrubbed.expect("rows are whole").into_inner().cells, cells);
     }
 
-    // One replica applies something that nobody committed, in place of the next entry.
+    // One replica applies something that nobody committed, in place of the next entry. None is on its way: all is sealed,
+    // and nothing else is proposed but what is written.
+    cluster.sealed_segments().await;
     let wrong = cluster.replica((leader + 1) % 3);
     let batch = WriteBatch { stamp: 1, writes: vec![put(777, "r0", 99)], change_log_budget: 0 };
     let command = ShardCommand { command: Some(Command::Write(batch)) }.encode_to_vec();
