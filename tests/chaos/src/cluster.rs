@@ -295,19 +295,25 @@ impl Cluster {
         stat.rsplit_once(") ")?.1.chars().next()
     }
 
-    /// The node that leads most shards.
+    /// The node that leads most shards, once one leads any.
     ///
     /// # Errors
-    /// When none leads any.
+    /// When none does in time.
     pub async fn leader_of_most_shards(&self) -> anyhow::Result<usize> {
-        let mut led = BTreeMap::new();
-        for node in 0..self.nodes.len() {
-            if let Some(status) = self.status(node).await {
-                led.insert(node, status.shards_led());
+        let mut leader = None;
+        eventually(PATIENCE, "a node leads", async || {
+            let mut led = BTreeMap::new();
+            for node in 0..self.nodes.len() {
+                if let Some(status) = self.status(node).await {
+                    led.insert(node, status.shards_led());
+                }
             }
-        }
-        let most = led.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
-        Ok(most.context("no node leads a shard")?.0)
+            let most = led.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
+            leader = most.map(|(node, _)| node);
+            leader.is_some()
+        })
+        .await?;
+        leader.context("a node leads")
     }
 
     /// Waits until all replicas of each shard are at one applied index with one state hash (RG-2), and returns what
@@ -369,6 +375,20 @@ impl Cluster {
     pub async fn status(&self, node: usize) -> Option<NodeStatus> {
         self.nodes[node].as_ref()?;
         status_of(&self.network.listen(node)).await
+    }
+
+    /// What a node says, once it answers.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn answer(&self, node: usize) -> anyhow::Result<NodeStatus> {
+        let mut said = None;
+        eventually(PATIENCE, &format!("node {node} answers"), async || {
+            said = self.status(node).await;
+            said.is_some()
+        })
+        .await?;
+        said.context("it answered")
     }
 
     /// Where each node answers, for an observer beside the cluster.
