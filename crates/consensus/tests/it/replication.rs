@@ -166,7 +166,12 @@ async fn proposals_under_way_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn budget_and_length_of_commands_are_bounded() {
-    let settings = Settings { proposals_bytes_max: 8 << 10, command_bytes_max: 8 << 10, ..settings() };
+    let settings = Settings {
+        proposals_bytes_max: 8 << 10,
+        command_bytes_max: 8 << 10,
+        read_round_timeout_ms: 1_000,
+        ..settings()
+    };
     let mut cluster = Cluster::start(settings).await;
     let leader = cluster.leader().await;
     let group = cluster.nodes[leader].group().clone();

@@ -1,11 +1,12 @@
 //! The change log's bound, and its events after every replica came back from a snapshot.
 
+use granary_node::Settings;
 use granary_proto::internal::change_log_client::ChangeLogClient;
 use granary_proto::internal::write_outcome::Status;
 use granary_proto::internal::{AcknowledgeRequest, Write, acknowledge_response, row_result};
 use granary_shard::{Pressure, decode_segment};
 
-use crate::cluster::{Clients, Cluster, SHARD, eventually, put};
+use crate::cluster::{Clients, Cluster, SHARD, eventually, put, steady};
 
 /// As a compactor does after its commit.
 async fn acknowledge(cluster: &Cluster, sequence: u64) {
@@ -32,7 +33,11 @@ async fn fill(clients: &Clients, first_id: u128) -> u128 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_change_log_refuses_offline_writes_only_and_recovers_without_hands() {
-    let mut cluster = Cluster::start(|settings| settings.shard.change_log_budget_bytes = 40_000).await;
+    let configure = |settings: &mut Settings| {
+        settings.shard.change_log_budget_bytes = 40_000;
+        steady(settings);
+    };
+    let mut cluster = Cluster::start(configure).await;
     let clients = cluster.clients();
     let refused = fill(&clients, 1).await;
     let leader = cluster.leader().await;

@@ -84,6 +84,12 @@ fn settings(host: &Host, seeds: Vec<String>) -> Settings {
     settings
 }
 
+/// The first leader stays, also on a machine that stands still for seconds: nobody stands for election before nine of
+/// them. For tests in which leaders do not die, or all at once.
+pub(crate) fn steady(settings: &mut Settings) {
+    (settings.consensus.election_min_ms, settings.consensus.election_max_ms) = (3_000, 6_000);
+}
+
 /// A socket bound to an address that this process may bind more than once.
 fn shared_socket(address: &str) -> TcpSocket {
     let socket = TcpSocket::new_v4().expect("a socket");

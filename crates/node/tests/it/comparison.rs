@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use granary_node::Settings;
 use granary_proto::internal::replica_client::ReplicaClient;
 use granary_proto::internal::{ScrubRequest, ShardCommand, WriteBatch, shard_command::Command};
 use prost::Message as _;
 
-use crate::cluster::{Cluster, SHARD, eventually, put};
+use crate::cluster::{Cluster, SHARD, eventually, put, steady};
 
 fn rg2_violations() -> u64 {
     granary_types::invariants::violations().find(|(id, _)| *id == "RG-2").expect("is counted").1
@@ -15,7 +16,11 @@ fn rg2_violations() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_differs_is_found_and_told_of() {
     // Far apart, so that nothing but this test's own comparisons is waited for.
-    let cluster = Cluster::start(|settings| settings.compare_interval = Duration::from_millis(100)).await;
+    let configure = |settings: &mut Settings| {
+        settings.compare_interval = Duration::from_millis(100);
+        steady(settings);
+    };
+    let cluster = Cluster::start(configure).await;
     let clients = cluster.clients();
     for id in 0..30 {
         clients.write(&[put(id, &format!("r{id}"), 1)]).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use granary_consensus::{MemoryDisk, SyncTimes};
 use granary_node::Settings;
 
-use crate::cluster::{Cluster, eventually, put};
+use crate::cluster::{Cluster, eventually, put, steady};
 
 const HANDED_OVER: &str = "granary_node_leadership_handed_over_total";
 
@@ -31,8 +31,8 @@ async fn a_leader_whose_log_does_not_sync_hands_over() {
     let logs = disks.clone().map(|disk| Some(MemoryDisk::new(disk)));
     let configure = |settings: &mut Settings| {
         settings.standstill_max = Duration::from_millis(1_500);
-        // On a busy machine too it is the leader that hands over, not the others that no longer hear of it.
-        (settings.consensus.election_min_ms, settings.consensus.election_max_ms) = (3_000, 6_000);
+        // It is the leader that hands over, not the others that no longer hear of it.
+        steady(settings);
     };
     let cluster = Cluster::start_on(logs, configure).await;
     let (leader, clients) = (cluster.leader().await, cluster.clients());

@@ -10,7 +10,7 @@ use granary_types::record::RecordUpdate;
 use granary_types::{EventTime, FeatureOrdinal, FeatureValue, Record, RecordIdentifier, SchemaVersion, Value, WriteId};
 use tokio::task::JoinSet;
 
-use crate::cluster::{Clients, Cluster, eventually, put};
+use crate::cluster::{Clients, Cluster, eventually, put, steady};
 
 fn value(ordinal: u16, text: &str) -> (FeatureOrdinal, FeatureValue) {
     (FeatureOrdinal(ordinal), FeatureValue { value: Value::String(text.to_owned()), original: None })
@@ -77,7 +77,7 @@ async fn check_events(cluster: &Cluster, record: &str, count: u16) {
 async fn concurrent_updates_of_one_record_all_count() {
     // More in one call than are merged on an async thread.
     const COUNT: u16 = 80;
-    let cluster = Cluster::start(|_| {}).await;
+    let cluster = Cluster::start(steady).await;
     let clients = cluster.clients();
     clients.write(&[put_row(1, "r")]).await;
     let mut under_way = JoinSet::new();
@@ -103,7 +103,7 @@ async fn concurrent_updates_of_one_record_all_count() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_would_lose_a_race_in_its_own_entry_is_not_proposed() {
     const COUNT: u16 = 12;
-    let cluster = Cluster::start(|_| {}).await;
+    let cluster = Cluster::start(steady).await;
     let clients = cluster.clients();
     clients.write(&[put_row(1, "r")]).await;
     let leader = cluster.leader().await;
@@ -118,7 +118,7 @@ async fn what_would_lose_a_race_in_its_own_entry_is_not_proposed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_go_through_under_puts_to_the_same_record() {
-    let cluster = Cluster::start(|_| {}).await;
+    let cluster = Cluster::start(steady).await;
     let clients = cluster.clients();
     clients.write(&[put_row(1, "r")]).await;
     let puts = clients.clone();
@@ -185,7 +185,7 @@ async fn an_update_that_is_tried_again_after_its_leader_died_is_applied_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_are_told_and_only_leaders_merge() {
-    let cluster = Cluster::start(|_| {}).await;
+    let cluster = Cluster::start(steady).await;
     let clients = cluster.clients();
     assert_eq!(clients.write(&[update(1, "nobody", 1)]).await[0].0, Status::NoRecord);
     clients.write(&[put_row(2, "r")]).await;
