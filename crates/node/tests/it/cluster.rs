@@ -228,8 +228,9 @@ impl Cluster {
     /// The shard's segments once every event is sealed, which are byte-identical on all three replicas.
     pub(crate) async fn sealed_segments(&self) -> Vec<Segment> {
         eventually("all is sealed", async || {
-            let log = self.replica(0).store().change_log();
-            log.last_sequence == log.sealed_sequence
+            let logs: Vec<_> = (0..3).map(|n| self.replica(n).store().change_log()).collect();
+            let last = logs[0].last_sequence;
+            logs.iter().all(|log| (log.last_sequence, log.sealed_sequence) == (last, last))
         })
         .await;
         self.agree().await;
