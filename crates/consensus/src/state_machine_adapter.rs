@@ -206,8 +206,9 @@ impl RaftStateMachine<TypeConfig> for StateMachineAdapter {
             port.restore(index, false, &mut installed.body())
         };
         self.platform.blocking(install).await??;
-        self.adopt(meta);
+        // Counted before the index is published: whoever saw it applied sees it counted.
         self.stats.snapshots_installed.add(1);
+        self.adopt(meta);
         Ok(())
     }
 

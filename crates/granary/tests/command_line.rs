@@ -239,9 +239,10 @@ fn wrong_usage_is_2_and_nobody_there_is_4() {
         assert_eq!(code(&output), 2, "{arguments:?}: {output:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{output:?}");
     }
-    // A port that was free a moment ago, and is nobody's.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    let endpoint = format!("http://{}", free.expect("a free port"));
+    // Bound and never listening: nobody else is given the port meanwhile.
+    let dead = tokio::net::TcpSocket::new_v4().expect("a socket");
+    dead.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let endpoint = format!("http://{}", dead.local_addr().expect("it is bound"));
     let output = run(&["get", "users", "1", "--endpoint", &endpoint]);
     assert_eq!(code(&output), 4, "{output:?}");
     assert!(text(&output.stderr).contains("no connection to"), "{output:?}");

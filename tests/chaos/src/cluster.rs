@@ -16,7 +16,7 @@ use granary_proto::internal::{ReplicaStatus, StatusRequest};
 use granary_test_disk::Disk;
 use tonic::transport::Endpoint;
 
-use crate::network::{Kind, Network, Party, free_ports};
+use crate::network::{Kind, Network, Party, Port, free_ports};
 use crate::{PATIENCE, eventually};
 
 /// The role of a replica that does not run and will not be tried again.
@@ -112,10 +112,10 @@ pub struct Cluster {
     /// Nodes that have lost replicas for good: those stay stopped.
     crippled: BTreeSet<usize>,
     services: BTreeMap<Service, Child>,
-    router_port: u16,
-    query_port: u16,
-    compactor_metrics_port: u16,
-    query_metrics_port: u16,
+    router_port: Port,
+    query_port: Port,
+    compactor_metrics_port: Port,
+    query_metrics_port: Port,
 }
 
 impl Cluster {
@@ -125,7 +125,8 @@ impl Cluster {
     /// When something does not start in time.
     pub async fn start(settings: ClusterSettings) -> anyhow::Result<Self> {
         ensure!(!settings.engines.is_empty(), "nodes need an engine");
-        let ports = free_ports(4)?;
+        let mut ports = free_ports(4)?.into_iter();
+        let mut port = || ports.next().context("as many ports as were asked for");
         let mut cluster = Self {
             dir: tempfile::Builder::new().prefix("granary-cluster-").tempdir()?,
             network: Network::start(settings.network, settings.nodes).await?,
@@ -133,10 +134,10 @@ impl Cluster {
             disks: Vec::new(),
             crippled: BTreeSet::new(),
             services: BTreeMap::new(),
-            router_port: ports[0],
-            query_port: ports[1],
-            compactor_metrics_port: ports[2],
-            query_metrics_port: ports[3],
+            router_port: port()?,
+            query_port: port()?,
+            compactor_metrics_port: port()?,
+            query_metrics_port: port()?,
             settings,
         };
         if cluster.settings.faulty_disks {
@@ -157,12 +158,12 @@ impl Cluster {
 
     /// The router's endpoint.
     pub fn router(&self) -> String {
-        format!("http://127.0.0.1:{}", self.router_port)
+        format!("http://127.0.0.1:{}", self.router_port.number)
     }
 
     /// The query service's endpoint.
     pub fn query(&self) -> String {
-        format!("http://127.0.0.1:{}", self.query_port)
+        format!("http://127.0.0.1:{}", self.query_port.number)
     }
 
     /// How many nodes there are, running or not.
@@ -195,7 +196,7 @@ impl Cluster {
             let probe = self.network.metrics(node);
             eventually(PATIENCE, &format!("node {node} is ready"), async || http_ok(&probe, "/readyz").await).await?;
         }
-        let router = format!("127.0.0.1:{}", self.router_port);
+        let router = format!("127.0.0.1:{}", self.router_port.number);
         eventually(PATIENCE, "the router is ready", async || http_ok(&router, "/readyz").await).await
     }
 
@@ -240,15 +241,15 @@ impl Cluster {
         let mut add = |flag: &str, value: String| arguments.extend([flag.to_owned(), value]);
         let store = format!("file://{}", self.offline_dir().display());
         match service {
-            Service::Router => add("--listen", listen(self.router_port)),
+            Service::Router => add("--listen", listen(self.router_port.number)),
             Service::Compactor => {
                 add("--object-store", store);
-                add("--metrics", listen(self.compactor_metrics_port));
+                add("--metrics", listen(self.compactor_metrics_port.number));
             }
             Service::Query => {
-                add("--listen", listen(self.query_port));
+                add("--listen", listen(self.query_port.number));
                 add("--object-store", store);
-                add("--metrics", listen(self.query_metrics_port));
+                add("--metrics", listen(self.query_metrics_port.number));
             }
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -295,19 +296,25 @@ impl Cluster {
         stat.rsplit_once(") ")?.1.chars().next()
     }
 
-    /// The node that leads most shards.
+    /// The node that leads most shards, once one leads any.
     ///
     /// # Errors
-    /// When none leads any.
+    /// When none does in time.
     pub async fn leader_of_most_shards(&self) -> anyhow::Result<usize> {
-        let mut led = BTreeMap::new();
-        for node in 0..self.nodes.len() {
-            if let Some(status) = self.status(node).await {
-                led.insert(node, status.shards_led());
+        let mut leader = None;
+        eventually(PATIENCE, "a node leads", async || {
+            let mut led = BTreeMap::new();
+            for node in 0..self.nodes.len() {
+                if let Some(status) = self.status(node).await {
+                    led.insert(node, status.shards_led());
+                }
             }
-        }
-        let most = led.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
-        Ok(most.context("no node leads a shard")?.0)
+            let most = led.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
+            leader = most.map(|(node, _)| node);
+            leader.is_some()
+        })
+        .await?;
+        leader.context("a node leads")
     }
 
     /// Waits until all replicas of each shard are at one applied index with one state hash (RG-2), and returns what
@@ -369,6 +376,20 @@ impl Cluster {
     pub async fn status(&self, node: usize) -> Option<NodeStatus> {
         self.nodes[node].as_ref()?;
         status_of(&self.network.listen(node)).await
+    }
+
+    /// What a node says, once it answers.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn answer(&self, node: usize) -> anyhow::Result<NodeStatus> {
+        let mut said = None;
+        eventually(PATIENCE, &format!("node {node} answers"), async || {
+            said = self.status(node).await;
+            said.is_some()
+        })
+        .await?;
+        said.context("it answered")
     }
 
     /// Where each node answers, for an observer beside the cluster.

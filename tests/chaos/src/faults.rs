@@ -211,7 +211,7 @@ impl Attack<'_> {
     pub async fn run(&mut self, fault: Fault) -> anyhow::Result<()> {
         let any = self.chance.random_range(0..self.cluster.node_count());
         match fault {
-            Fault::KillLeader => self.kill(fault, vec![self.leader().await?]).await,
+            Fault::KillLeader => self.kill(fault, vec![self.cluster.leader_of_most_shards().await?]).await,
             Fault::KillAny => self.kill(fault, vec![any]).await,
             Fault::KillAll => self.kill(fault, (0..self.cluster.node_count()).collect()).await,
             Fault::KillRouter => self.kill_service(fault, Service::Router),
@@ -221,10 +221,10 @@ impl Attack<'_> {
                 self.lasts().await;
                 self.kill_service(fault, Service::Compactor)
             }
-            Fault::PauseLeader => self.pause(fault, self.leader().await?).await,
+            Fault::PauseLeader => self.pause(fault, self.cluster.leader_of_most_shards().await?).await,
             Fault::PauseAny => self.pause(fault, any).await,
             Fault::IsolateLeader => {
-                let cuts = self.isolated(self.leader().await?, true, true);
+                let cuts = self.isolated(self.cluster.leader_of_most_shards().await?, true, true);
                 self.cut(fault, cuts).await
             }
             Fault::IsolateAny => {
@@ -233,11 +233,11 @@ impl Attack<'_> {
                 self.cut(fault, cuts).await
             }
             Fault::LeaderIsNotHeard => {
-                let cuts = self.isolated(self.leader().await?, true, false);
+                let cuts = self.isolated(self.cluster.leader_of_most_shards().await?, true, false);
                 self.cut(fault, cuts).await
             }
             Fault::LeaderDoesNotHear => {
-                let cuts = self.isolated(self.leader().await?, false, true);
+                let cuts = self.isolated(self.cluster.leader_of_most_shards().await?, false, true);
                 self.cut(fault, cuts).await
             }
             Fault::Partial => {
@@ -262,16 +262,6 @@ impl Attack<'_> {
             [says.then_some((node, other)), hears.then_some((other, node))]
         });
         both.flatten().collect()
-    }
-
-    async fn leader(&self) -> anyhow::Result<usize> {
-        let mut leader = None;
-        eventually(PATIENCE, "a node leads", async || {
-            leader = self.cluster.leader_of_most_shards().await.ok();
-            leader.is_some()
-        })
-        .await?;
-        leader.context("a node leads")
     }
 
     fn note(&self, fault: Fault, edge: Edge, targets: &[String], installed: Installed, evidence: String) {
@@ -380,7 +370,7 @@ impl Attack<'_> {
     }
 
     async fn kill_behind_cut(&mut self) -> anyhow::Result<()> {
-        let (fault, node) = (Fault::KillBehindCut, self.leader().await?);
+        let (fault, node) = (Fault::KillBehindCut, self.cluster.leader_of_most_shards().await?);
         let cuts = self.isolated(node, true, true);
         self.begin_cut(fault, &cuts).await?;
         self.lasts().await;

@@ -78,7 +78,8 @@ async fn read_all(channel: &Channel, recorder: &Recorder, clients: u64) -> anyho
 }
 
 async fn read_offline(mut query: QueryClient<Channel>, recorder: &Recorder) -> anyhow::Result<()> {
-    let request = WaitForOfflineRequest { feature_group: String::new(), timeout_ms: 60_000 };
+    let timeout_ms = u32::try_from(PATIENCE.as_millis())?;
+    let request = WaitForOfflineRequest { feature_group: String::new(), timeout_ms };
     let waited = query.wait_for_offline(request).await.context("wait for the offline store")?.into_inner();
     ensure!(waited.caught_up, "the offline store is behind by {} events", waited.pending_events);
     recorder.note(What::Mark(Mark::OfflineComplete));

@@ -9,13 +9,14 @@ mod namespaces;
 mod proxies;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
 use namespaces::Namespaces;
 use proxies::Proxies;
+use tokio::net::TcpSocket;
 
 /// Which kind of network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,8 +60,8 @@ pub type Cut = (Party, Party);
 /// Loopback ports.
 #[derive(Debug)]
 struct Loopback {
-    listen: Vec<u16>,
-    metrics: Vec<u16>,
+    listen: Vec<Port>,
+    metrics: Vec<Port>,
 }
 
 #[derive(Debug)]
@@ -79,15 +80,16 @@ pub struct Network {
 impl Network {
     pub(crate) async fn start(kind: Kind, nodes: usize) -> anyhow::Result<Self> {
         let loopback = || {
-            let ports = free_ports(2 * nodes)?;
-            anyhow::Ok(Loopback { listen: ports[..nodes].to_vec(), metrics: ports[nodes..].to_vec() })
+            let (listen, metrics) = (free_ports(nodes)?, free_ports(nodes)?);
+            anyhow::Ok(Loopback { listen, metrics })
         };
         let inner = match kind {
             Kind::Loopback => Inner::Loopback(loopback()?),
             Kind::Namespaces => Inner::Namespaces(Namespaces::make(nodes).context("make network namespaces")?),
             Kind::Proxies => {
                 let loopback = loopback()?;
-                let proxies = Proxies::start(&loopback.listen).await?;
+                let targets: Vec<u16> = loopback.listen.iter().map(|port| port.number).collect();
+                let proxies = Proxies::start(&targets).await?;
                 Inner::Proxies(loopback, proxies)
             }
         };
@@ -105,7 +107,7 @@ impl Network {
 
     pub(crate) fn listen(&self, node: usize) -> String {
         match &self.inner {
-            Inner::Loopback(ports) | Inner::Proxies(ports, _) => format!("127.0.0.1:{}", ports.listen[node]),
+            Inner::Loopback(ports) | Inner::Proxies(ports, _) => format!("127.0.0.1:{}", ports.listen[node].number),
             Inner::Namespaces(namespaces) => format!("{}:7461", namespaces.address(Party::Node(node))),
         }
     }
@@ -119,7 +121,7 @@ impl Network {
 
     pub(crate) fn metrics(&self, node: usize) -> String {
         match &self.inner {
-            Inner::Loopback(ports) | Inner::Proxies(ports, _) => format!("127.0.0.1:{}", ports.metrics[node]),
+            Inner::Loopback(ports) | Inner::Proxies(ports, _) => format!("127.0.0.1:{}", ports.metrics[node].number),
             Inner::Namespaces(namespaces) => format!("{}:7471", namespaces.address(Party::Node(node))),
         }
     }
@@ -176,8 +178,22 @@ impl Network {
     }
 }
 
-/// Ports that were free a moment ago.
-pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
-    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    held.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
+/// A port on loopback for a process of the cluster. While this lives the system gives it to nobody who asks for any
+/// port, also when the process does not run: it is bound and never listened on, which who binds to it by name does not mind.
+#[derive(Debug)]
+pub(crate) struct Port {
+    pub(crate) number: u16,
+    _held: TcpSocket,
+}
+
+/// So many ports, each another one.
+pub(crate) fn free_ports(count: usize) -> anyhow::Result<Vec<Port>> {
+    let port = |_| {
+        let held = TcpSocket::new_v4()?;
+        // As listeners do; else they could not bind.
+        held.set_reuseaddr(true)?;
+        held.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        anyhow::Ok(Port { number: held.local_addr()?.port(), _held: held })
+    };
+    (0..count).map(port).collect()
 }

@@ -1,6 +1,9 @@
 //! SageMaker's control plane over the wire: what each operation answers, and how each refuses.
 
+use std::time::Duration;
+
 use axum::Router;
+use granary_platform::Platform;
 use granary_router::Settings;
 use http::StatusCode;
 use prometheus::Registry;
@@ -29,6 +32,14 @@ async fn describe(api: &Router) -> Value {
     done(api, "DescribeFeatureGroup", json!({"FeatureGroupName": "orders"})).await
 }
 
+/// Waits until it is later than `time`: what happens in one millisecond has one time.
+async fn later_than(time: &Value) {
+    let millis = (time.as_f64().expect("seconds") * 1_000.0).ceil();
+    while Platform::system().now_millis() as f64 <= millis {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn update(change: Value) -> Value {
     let mut body = json!({"FeatureGroupName": "orders"});
     body.as_object_mut().expect("an object").extend(change.as_object().expect("an object").clone());
@@ -48,6 +59,7 @@ async fn an_added_feature_is_taken_at_once() {
     let early = runtime(&api, "PUT", "/FeatureGroup/orders", put("city")).await;
     assert_eq!(early.error_type.as_deref(), Some("ValidationError"));
 
+    later_than(&before["LastModifiedTime"]).await;
     let additions = json!([{"FeatureName": "city", "FeatureType": "String"}]);
     let updated =
         done(&api, "UpdateFeatureGroup", json!({"FeatureGroupName": ARN, "FeatureAdditions": additions})).await;
@@ -148,6 +160,7 @@ async fn features_have_metadata_of_their_own() {
         "CreationTime": created, "LastModifiedTime": created,
     });
     assert_eq!(plain, expected);
+    later_than(&plain["LastModifiedTime"]).await;
     let words = json!({
         "FeatureGroupName": "orders", "FeatureName": "total", "Description": "a sum",
         "ParameterAdditions": [{"Key": "unit", "Value": "EUR"}, {"Key": "owner", "Value": "x"}],

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::cluster::{Cluster, Step, orders};
 
 /// Short enough for a test that waits for it, long enough for a slow machine to finish everything else.
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_secs(2);
 
 fn put(id: &str, at: &str) -> PutCommand {
     let values = [("id", id), ("at", at), ("total", "15.20")];
@@ -33,10 +33,12 @@ fn get(id: &str) -> GetCommand {
     GetCommand { group: "orders".into(), identifier: id.into(), ..GetCommand::default() }
 }
 
+/// A cluster with a feature group, made by a router that has all the time it needs, and a router with these settings.
 async fn with_orders(settings: Settings) -> (Cluster, Router) {
     let cluster = Cluster::start().await;
+    let maker = cluster.router(Settings::default(), &Registry::new());
+    maker.create_feature_group(orders()).await.expect("created");
     let router = cluster.router(settings, &Registry::new());
-    router.create_feature_group(orders()).await.expect("created");
     (cluster, router)
 }
 
@@ -113,10 +115,7 @@ async fn a_full_change_log_is_not_retried() {
 
 #[tokio::test]
 async fn nothing_sent_is_unavailable_and_not_unknown() {
-    let cluster = Cluster::start().await;
-    let registry = Registry::new();
-    let router = cluster.router(Settings { deadline: SHORT, ..Settings::default() }, &registry);
-    router.create_feature_group(orders()).await.expect("created");
+    let (_cluster, router) = with_orders(Settings::default()).await;
     // The same catalog with nodes where nobody listens.
     let dead = router.catalog();
     let mut wire = granary_proto::internal::Catalog {

@@ -15,7 +15,7 @@ use granary_proto::internal::{
     StatusRequest, StatusResponse, WatchCatalogRequest,
 };
 use granary_types::{ClusterId, ErrorKind};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{TcpListenerStream, WatchStream};
@@ -155,8 +155,11 @@ async fn dead_seeds_are_passed_over_and_nodes_are_learned() {
     let platform = Platform::system();
     let learned = Server::on_free_port(&platform, version(20)).await;
     let seed = Server::on_free_port(&platform, naming(10, learned.address)).await;
-    let dead = Server::on_free_port(&platform, version(1)).await.stop().await;
-    let seeds = vec![dead.to_string(), seed.address.to_string(), "no address".to_owned()];
+    // Bound and never listening: nobody else is given the port meanwhile.
+    let dead = TcpSocket::new_v4().expect("a socket");
+    dead.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let dead_address = dead.local_addr().expect("it is bound");
+    let seeds = vec![dead_address.to_string(), seed.address.to_string(), "no address".to_owned()];
     let mut view = CatalogClient::spawn_with(&platform, seeds, quick());
     reaches(&mut view, 10).await;
     // No seed lives any more; the node that the catalog named does.

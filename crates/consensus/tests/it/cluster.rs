@@ -34,9 +34,27 @@ pub(crate) struct Cluster {
     pub(crate) settings: Settings,
 }
 
-/// Short times, few entries between snapshots.
+/// Short times, and yet a leader stays one on a machine that stands still for seconds: nobody stands for election
+/// before three of them, and a read waits for its round.
 pub(crate) fn settings() -> Settings {
-    Settings { heartbeat_ms: 100, election_min_ms: 500, election_max_ms: 1_000, ..Settings::default() }
+    Settings {
+        heartbeat_ms: 100,
+        election_min_ms: 1_000,
+        election_max_ms: 2_000,
+        read_round_timeout_ms: 20_000,
+        ..Settings::default()
+    }
+}
+
+/// Takes snapshots until the newest holds all that was applied: no later one is on its way then.
+pub(crate) async fn snapshot_everything(group: &Group) {
+    let everything = async {
+        while group.status().snapshot < group.applied_index() {
+            group.trigger_snapshot().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, everything).await.expect("a snapshot of everything");
 }
 
 impl Cluster {

@@ -36,6 +36,24 @@ async fn propose(cluster: &Cluster, leader: usize, count: u64) {
     }
 }
 
+/// Waits until both others remember how far the replica's log reaches, and it writes no more. Before that a copy may
+/// lack what is about to be remembered, and the other follower takes an older copy for a newer start: it remembers no
+/// more than the leader's last heartbeat told it.
+async fn remembered_by_all(cluster: &Cluster, replica: usize) {
+    let (id, group) = (cluster.spec(replica).replica, cluster.nodes[replica].group());
+    let remembered = async {
+        let settled = || {
+            let end = group.log_end();
+            let mut others = cluster.nodes.iter().enumerate().filter(|(n, _)| *n != replica);
+            group.log_wanted_end() == end && others.all(|(_, node)| node.group().remembered_end(id) == Some(end))
+        };
+        while !settled() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, remembered).await.expect("the others remember all of it");
+}
+
 /// A second process of a replica, on a copy of its directory as it is now.
 async fn start_on_copy(cluster: &Cluster, copied: usize) -> (Group, TempDir) {
     let copy = copy_dir(&cluster.spec(copied).dir);
@@ -96,6 +114,7 @@ async fn the_original_takes_part_again_after_an_older_copy_was_refused() {
     let (mut cluster, leader, copied) = cluster().await;
     let copy = copy_dir(&cluster.spec(copied).dir);
     propose(&cluster, leader, 30).await;
+    remembered_by_all(&cluster, copied).await;
     cluster.stop_replica(copied).await;
     let original = cluster.put_back(copied, copy);
     cluster.start_replica(copied).await;
@@ -166,6 +185,7 @@ async fn an_emptied_directory_is_refused() {
 async fn of_two_processes_with_one_identity_the_later_start_stays() {
     let (cluster, leader, copied) = cluster().await;
     let original = cluster.nodes[copied].group();
+    remembered_by_all(&cluster, copied).await;
     let begun = tokio::time::Instant::now();
     let twin = loop {
         assert!(begun.elapsed() < PATIENCE, "no copy had everything");

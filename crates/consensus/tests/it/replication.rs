@@ -14,7 +14,7 @@ use granary_types::{ClusterId, ReplicaId};
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use crate::cluster::{CLUSTER, Cluster, GROUP, PATIENCE, settings};
+use crate::cluster::{CLUSTER, Cluster, GROUP, PATIENCE, settings, snapshot_everything};
 use crate::list_machine::{ListMachine, UNAPPLICABLE};
 
 fn command(n: u64) -> Bytes {
@@ -91,6 +91,7 @@ async fn a_replica_behind_the_log_gets_a_snapshot() {
         }
     };
     tokio::time::timeout(PATIENCE, purged).await.expect("the log is purged");
+    snapshot_everything(&group).await;
 
     cluster.start_replica(away).await;
     let index = group.propose(command(1)).await.unwrap().index;
@@ -98,7 +99,7 @@ async fn a_replica_behind_the_log_gets_a_snapshot() {
     caught_up.wait_applied(index, PATIENCE).await.unwrap();
     assert_eq!(cluster.nodes[away].machine.commands(), cluster.nodes[leader].machine.commands());
     let status = caught_up.status();
-    // One, or a second one if the leader purged on while the first was on its way.
+    // One, or a second one if the leader had begun to send an older one.
     assert!((1..=2).contains(&status.stats.snapshots_installed), "{status:?}");
     assert!(status.stats.snapshot_bytes_received > 4 << 20, "{status:?}");
 
@@ -133,6 +134,11 @@ async fn a_read_index_covers_every_acknowledged_proposal() {
 
     let follower = cluster.nodes[(leader + 1) % 3].group();
     let expected = group.leadership().borrow().leader;
+    // The others may have been majority enough so far.
+    follower.wait_applied(group.applied_index(), PATIENCE).await.unwrap();
+    let mut followed = follower.leadership();
+    let told = tokio::time::timeout(PATIENCE, followed.wait_for(|now| now.leader == expected));
+    told.await.expect("the follower knows the leader").unwrap();
     assert_eq!(follower.read_index().await, Err(ReadError::NotLeader { leader: expected }));
     assert_eq!(follower.propose(command(0)).await, Err(ProposeError::NotLeader { leader: expected }));
 }
@@ -160,7 +166,12 @@ async fn proposals_under_way_keep_their_order() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn budget_and_length_of_commands_are_bounded() {
-    let settings = Settings { proposals_bytes_max: 8 << 10, command_bytes_max: 8 << 10, ..settings() };
+    let settings = Settings {
+        proposals_bytes_max: 8 << 10,
+        command_bytes_max: 8 << 10,
+        read_round_timeout_ms: 1_000,
+        ..settings()
+    };
     let mut cluster = Cluster::start(settings).await;
     let leader = cluster.leader().await;
     let group = cluster.nodes[leader].group().clone();
@@ -307,6 +318,8 @@ async fn a_replica_that_lost_its_snapshots_takes_a_peers() {
     };
     tokio::time::timeout(PATIENCE, purged).await.expect("the log is purged");
     cluster.stop_replica(robbed).await;
+    // The leader's own may have been behind: what it sends must cover what the robbed one has purged.
+    snapshot_everything(&group).await;
     let snapshots = cluster.spec(robbed).dir.join("snapshots");
     std::fs::remove_dir_all(&snapshots).unwrap();
 

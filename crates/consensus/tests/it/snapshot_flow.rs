@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 use granary_consensus::{Group, PeerPool, Settings, fetch_snapshot};
@@ -14,7 +13,7 @@ use granary_proto::internal as wire;
 use granary_proto::internal::consensus_client::ConsensusClient;
 use tonic::Code;
 
-use crate::cluster::{CLUSTER, Cluster, GROUP, PATIENCE, settings};
+use crate::cluster::{CLUSTER, Cluster, GROUP, PATIENCE, settings, snapshot_everything};
 
 fn short_logs() -> Settings {
     Settings { snapshot_after_entries: 50, log_entries_kept: 10, ..settings() }
@@ -32,17 +31,6 @@ async fn purge_beyond(group: &Group, index: u64) {
         }
     };
     tokio::time::timeout(PATIENCE, purged).await.expect("the log is purged");
-}
-
-/// Takes snapshots until the newest holds all that was applied: no later one is on its way then.
-async fn snapshot_everything(group: &Group) {
-    let everything = async {
-        while group.status().snapshot < group.applied_index() {
-            group.trigger_snapshot().await.unwrap();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, everything).await.expect("a snapshot of everything");
 }
 
 /// A cluster with a stopped follower whose next entries the leader has no more, only its newest snapshot.
@@ -174,7 +162,9 @@ async fn a_full_disk_keeps_the_older_snapshot_and_the_log() {
         group.propose(command(1)).await.unwrap();
     }
     let after = group.status();
-    assert_eq!((after.snapshot, after.purged), (before.snapshot, before.purged), "{after:?}");
+    assert_eq!(after.snapshot, before.snapshot, "{after:?}");
+    // What the older one covers may have been purged only now: a slow follower holds that up.
+    assert!(after.purged + cluster.settings.log_entries_kept <= after.snapshot, "{after:?}");
     assert!(after.stats.snapshots_failed > before.stats.snapshots_failed);
     cluster.nodes[leader].machine.fill_disk(false);
     purge_beyond(group, after.purged).await;

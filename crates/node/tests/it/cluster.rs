@@ -21,6 +21,7 @@ use granary_types::ShardId;
 use prometheus::Registry;
 use prometheus::proto::Metric;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
@@ -40,6 +41,8 @@ struct Running {
 struct Host {
     dir: TempDir,
     address: String,
+    /// Bound to the address and never listening: nobody else is given the port while the node does not run.
+    _port: TcpSocket,
     /// Where its Raft logs are, if not in the directory.
     logs: Option<MemoryDisk>,
     running: Option<Running>,
@@ -81,6 +84,20 @@ fn settings(host: &Host, seeds: Vec<String>) -> Settings {
     settings
 }
 
+/// The first leader stays, also on a machine that stands still for seconds: nobody stands for election before nine of
+/// them. For tests in which leaders do not die, or all at once.
+pub(crate) fn steady(settings: &mut Settings) {
+    (settings.consensus.election_min_ms, settings.consensus.election_max_ms) = (3_000, 6_000);
+}
+
+/// A socket bound to an address that this process may bind more than once.
+fn shared_socket(address: &str) -> TcpSocket {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseport(true).expect("is set");
+    socket.bind(address.parse().expect("an address")).expect("the port is free");
+    socket
+}
+
 /// Starts nodes on their directories; they need each other to become ready.
 async fn start(hosts: &mut [Host], seeds: &[String], configure: fn(&mut Settings)) {
     let mut starting = Vec::new();
@@ -92,7 +109,7 @@ async fn start(hosts: &mut [Host], seeds: &[String], configure: fn(&mut Settings
         let (registry, address) = (Registry::new(), host.address.clone());
         let of_node = registry.clone();
         let started = runtime.spawn(async move {
-            let listener = tokio::net::TcpListener::bind(&address).await.expect("the port is free");
+            let listener = shared_socket(&address).listen(1_024).expect("listens");
             Node::start(settings, &Platform::system(), listener, &of_node).await.expect("starts")
         });
         starting.push((runtime, started, registry));
@@ -111,9 +128,9 @@ impl Cluster {
     /// [`Self::start`] with the Raft logs of each node on a disk of its own.
     pub(crate) async fn start_on(logs: [Option<MemoryDisk>; 3], configure: fn(&mut Settings)) -> Self {
         let host = |logs| {
-            let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-            let address = free.local_addr().expect("is bound").to_string();
-            Host { dir: TempDir::new().expect("a directory"), address, logs, running: None }
+            let port = shared_socket("127.0.0.1:0");
+            let address = port.local_addr().expect("is bound").to_string();
+            Host { dir: TempDir::new().expect("a directory"), address, _port: port, logs, running: None }
         };
         let mut cluster = Self { hosts: logs.into_iter().map(host).collect(), configure };
         cluster.restart().await;
@@ -177,6 +194,17 @@ impl Cluster {
         self.leader_but(None).await
     }
 
+    /// The row as whoever leads reads it.
+    pub(crate) async fn linearizable(&self, record: &str) -> RowResult {
+        let mut row = None;
+        eventually("the row is read", async || {
+            row = self.client(self.leader().await).row(record, ReadLevel::Linearizable).await;
+            row.is_some()
+        })
+        .await;
+        row.expect("read above")
+    }
+
     pub(crate) fn client(&self, n: usize) -> Client {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.hosts[n].address)).expect("an address");
         Client { channel: endpoint.timeout(Duration::from_secs(4)).connect_lazy() }
@@ -200,8 +228,9 @@ impl Cluster {
     /// The shard's segments once every event is sealed, which are byte-identical on all three replicas.
     pub(crate) async fn sealed_segments(&self) -> Vec<Segment> {
         eventually("all is sealed", async || {
-            let log = self.replica(0).store().change_log();
-            log.last_sequence == log.sealed_sequence
+            let logs: Vec<_> = (0..3).map(|n| self.replica(n).store().change_log()).collect();
+            let last = logs[0].last_sequence;
+            logs.iter().all(|log| (log.last_sequence, log.sealed_sequence) == (last, last))
         })
         .await;
         self.agree().await;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use granary_node::Settings;
 use granary_proto::internal::replica_client::ReplicaClient;
 use granary_proto::internal::{ScrubRequest, ShardCommand, WriteBatch, shard_command::Command};
 use prost::Message as _;
 
-use crate::cluster::{Cluster, SHARD, eventually, put};
+use crate::cluster::{Cluster, SHARD, eventually, put, steady};
 
 fn rg2_violations() -> u64 {
     granary_types::invariants::violations().find(|(id, _)| *id == "RG-2").expect("is counted").1
@@ -15,7 +16,11 @@ fn rg2_violations() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_differs_is_found_and_told_of() {
     // Far apart, so that nothing but this test's own comparisons is waited for.
-    let cluster = Cluster::start(|settings| settings.compare_interval = Duration::from_millis(100)).await;
+    let configure = |settings: &mut Settings| {
+        settings.compare_interval = Duration::from_millis(100);
+        steady(settings);
+    };
+    let cluster = Cluster::start(configure).await;
     let clients = cluster.clients();
     for id in 0..30 {
         clients.write(&[put(id, &format!("r{id}"), 1)]).await;
@@ -32,7 +37,9 @@ async fn a_replica_that_differs_is_found_and_told_of() {
         assert_eq!(scrubbed.expect("rows are whole").into_inner().cells, cells);
     }
 
-    // One replica applies something that nobody committed, in place of the next entry.
+    // One replica applies something that nobody committed, in place of the next entry. None is on its way: all is sealed,
+    // and nothing else is proposed but what is written.
+    cluster.sealed_segments().await;
     let wrong = cluster.replica((leader + 1) % 3);
     let batch = WriteBatch { stamp: 1, writes: vec![put(777, "r0", 99)], change_log_budget: 0 };
     let command = ShardCommand { command: Some(Command::Write(batch)) }.encode_to_vec();

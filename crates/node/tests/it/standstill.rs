@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use granary_consensus::{MemoryDisk, SyncTimes};
+use granary_node::Settings;
 
-use crate::cluster::{Cluster, eventually, put};
+use crate::cluster::{Cluster, eventually, put, steady};
 
 const HANDED_OVER: &str = "granary_node_leadership_handed_over_total";
 
@@ -28,7 +29,12 @@ impl SyncTimes for Disk {
 async fn a_leader_whose_log_does_not_sync_hands_over() {
     let disks: [Arc<Disk>; 3] = Default::default();
     let logs = disks.clone().map(|disk| Some(MemoryDisk::new(disk)));
-    let cluster = Cluster::start_on(logs, |settings| settings.standstill_max = Duration::from_millis(500)).await;
+    let configure = |settings: &mut Settings| {
+        settings.standstill_max = Duration::from_millis(1_500);
+        // It is the leader that hands over, not the others that no longer hear of it.
+        steady(settings);
+    };
+    let cluster = Cluster::start_on(logs, configure).await;
     let (leader, clients) = (cluster.leader().await, cluster.clients());
     clients.write(&[put(0, "r", 0)]).await;
     disks[leader].hangs.store(true, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use anyhow::{Context, ensure};
 
 use super::{Cluster, NodeStatus, STOPPED, node_name, status_of};
-use crate::network::free_ports;
+use crate::network::{Port, free_ports};
 use crate::{PATIENCE, eventually};
 
 /// Made by an operator who vouches for a directory that was moved.
@@ -22,6 +22,7 @@ pub struct Twin {
     pub name: String,
     /// See `name`.
     pub said: u64,
+    _ports: Vec<Port>,
 }
 
 impl Twin {
@@ -108,11 +109,11 @@ impl Cluster {
         let host = self.network.listen(node);
         let host = host.rsplit_once(':').context("host:port")?.0.to_owned();
         let ports = free_ports(2)?;
-        let at = |port: u16| format!("{host}:{port}");
-        let (listen, name) = (at(ports[0]), format!("{}.twin", node_name(node)));
+        let at = |port: &Port| format!("{host}:{}", port.number);
+        let (listen, name) = (at(&ports[0]), format!("{}.twin", node_name(node)));
         let said = self.said(&name);
-        let child = self.spawn_as(node, &name, data, [&listen, &at(ports[1])])?;
-        Ok(Twin { child, listen, name, said })
+        let child = self.spawn_as(node, &name, data, [&listen, &at(&ports[1])])?;
+        Ok(Twin { child, listen, name, said, _ports: ports })
     }
 
     /// The node has lost replicas for good, which is not waited for any more.

@@ -1,7 +1,6 @@
 //! The nodes' disks: what goes wrong on them, and how a process takes it.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use granary_test_disk::{Disk, Fault, Shim};
@@ -71,7 +70,7 @@ impl Cluster {
     /// # Errors
     /// When it does not answer, or has no replica.
     pub async fn some_replica(&self, node: usize) -> anyhow::Result<ReplicaName> {
-        let status = self.status(node).await.context("the node answers")?;
+        let status = self.answer(node).await?;
         let mut replicas: Vec<_> = status.replicas.iter().filter(|replica| replica.shard != 0).collect();
         replicas.sort_by_key(|replica| (replica.role != "leader", replica.shard));
         let first = replicas.first().context("it has a replica")?;
@@ -165,7 +164,7 @@ impl Cluster {
     /// When it does not come.
     pub async fn says(&self, name: &str, from: u64, words: &[&str]) -> anyhow::Result<String> {
         let mut line = None;
-        eventually(Duration::from_secs(30), &format!("{name} says {words:?}"), async || {
+        eventually(PATIENCE, &format!("{name} says {words:?}"), async || {
             line = self.line_with(name, from, words);
             line.is_some()
         })

@@ -24,7 +24,7 @@ const EMPTIED: [&str; 1] = ["is missing"];
 impl Attack<'_> {
     pub(super) async fn on_a_directory(&mut self, fault: Fault, node: usize) -> anyhow::Result<()> {
         ensure!(self.cluster.is_whole(), "it needs a cluster in which nothing was given up");
-        let replicas = self.cluster.status(node).await.context("the node answers")?.replicas;
+        let replicas = self.cluster.answer(node).await?.replicas;
         let groups: BTreeSet<u32> = replicas.iter().map(|replica| replica.shard).collect();
         match fault {
             Fault::OlderCopy => self.older_copy(node, &groups).await,
@@ -93,18 +93,12 @@ impl Attack<'_> {
     async fn emptied_directory(&mut self, node: usize) -> anyhow::Result<()> {
         let (fault, targets) = (Fault::EmptiedDirectory, [Party::Node(node).to_string()]);
         let original = self.cluster.aside(node, "original");
-        let before = self.cluster.status(node).await.context("the node answers")?.id;
+        let before = self.cluster.answer(node).await?.id;
         self.cluster.kill(node)?;
         std::fs::rename(self.cluster.data_dir(node), &original)?;
         std::fs::create_dir(self.cluster.data_dir(node))?;
         self.cluster.restart(node)?;
-        let mut now = None;
-        eventually(PATIENCE, "there is a node again", async || {
-            now = self.cluster.status(node).await;
-            now.is_some()
-        })
-        .await?;
-        let now = now.context("it answers")?;
+        let now = self.cluster.answer(node).await?;
         ensure!(now.id != before && now.replicas.is_empty(), "an empty directory passes for node {before}: {now:?}");
         let evidence = format!("node {before} has become node {}, without replicas", now.id);
         self.note(fault, Edge::Begin, &targets, Installed::Yes, evidence);

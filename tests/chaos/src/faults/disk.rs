@@ -1,7 +1,6 @@
 //! Disks that are slow, hang, fail or are full, under a node at work.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use granary_history::model::{Edge, Installed};
 use granary_test_disk::{Fault as Wrong, Op, errno};
@@ -11,8 +10,6 @@ use super::{Attack, Fault};
 use crate::network::Party;
 use crate::{PATIENCE, eventually};
 
-/// How soon a fault must have struck: nodes write several times a second, and take snapshots every few seconds.
-const STRIKE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a slow sync takes.
 const SLOW_MICROS: Range<u64> = 300_000..3_000_000;
 /// How much still fits on a disk that is about to be full.
@@ -26,7 +23,7 @@ impl Attack<'_> {
     pub(super) async fn on_a_disk(&mut self, fault: Fault, any: usize) -> anyhow::Result<()> {
         let node = match fault {
             Fault::SlowAnyDisk | Fault::HangingAnyDisk | Fault::FullSnapshots | Fault::FullEngine => any,
-            _ => self.leader().await?,
+            _ => self.cluster.leader_of_most_shards().await?,
         };
         // One that lost replicas for good takes no snapshot of them and is never ready: nothing could be waited for.
         let node = self.cluster.whole_from(node);
@@ -112,7 +109,7 @@ impl Attack<'_> {
         self.workload.take_longest_silence();
         self.cluster.set_disk_faults(node, wrong)?;
         let strikes = async || self.cluster.disk_strikes(node).is_ok_and(|strikes| strikes.len() > before);
-        let seen = eventually(STRIKE_PATIENCE, "the disk's fault strikes", strikes).await;
+        let seen = eventually(PATIENCE, "the disk's fault strikes", strikes).await;
         let installed = if seen.is_ok() { Installed::Yes } else { Installed::Unclear };
         let first = self.cluster.disk_strikes(node)?.get(before).cloned().unwrap_or_default();
         self.note(fault, Edge::Begin, &[Party::Node(node).to_string()], installed, format!("first struck: {first}"));
