@@ -95,6 +95,13 @@ impl FeatureStore for Stub {
         answer(&request.feature_group, GetRecordResponse { found, record, ..GetRecordResponse::default() })
     }
 
+    async fn get_features(
+        &self,
+        _: Request<GetFeaturesRequest>,
+    ) -> Result<Response<GetFeaturesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn batch_get_record(
         &self,
         request: Request<BatchGetRecordRequest>,
