@@ -11,6 +11,7 @@ use granary_proto::v1::query_client::QueryClient;
 use granary_proto::v1::{self, value::Kind};
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
+use tonic::Code;
 use tonic::transport::Channel;
 
 const KEYS_PER_WRITER: u64 = 25;
@@ -60,16 +61,30 @@ impl Client {
         FeatureStoreClient::new(self.channel.clone()).put_record(request).await.map(|_| ())
     }
 
+    /// A record, asked for again while nobody leads its shard: an election may outlast what a router waits.
+    async fn get(&self, group: &str, user: &str) -> v1::GetRecordResponse {
+        let mut answer = None;
+        let asked = eventually(PATIENCE, "a read is answered", async || {
+            let request = v1::GetRecordRequest {
+                feature_group: group.to_owned(),
+                record_identifier: user.to_owned(),
+                ..Default::default()
+            };
+            match FeatureStoreClient::new(self.channel.clone()).get_record(request).await {
+                Ok(found) => answer = Some(found.into_inner()),
+                Err(status) if matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) => {}
+                Err(status) => panic!("get {user}: {status}"),
+            }
+            answer.is_some()
+        });
+        asked.await.expect("reads go on");
+        answer.expect("answered")
+    }
+
     /// Every user's record is at least as new as its last acknowledged write, and nothing that nobody wrote.
     pub(crate) async fn expect_all_readable(&self, group: &str, acknowledged: &Acknowledged) {
         for (user, numbers) in &acknowledged.writes {
-            let request = v1::GetRecordRequest {
-                feature_group: group.to_owned(),
-                record_identifier: user.clone(),
-                ..Default::default()
-            };
-            let answer = FeatureStoreClient::new(self.channel.clone()).get_record(request).await;
-            let answer = answer.unwrap_or_else(|status| panic!("get {user}: {status}")).into_inner();
+            let answer = self.get(group, user).await;
             let number = answer.record.iter().find(|value| value.name == "number").and_then(|v| v.value.clone());
             let Some(v1::Value { kind: Some(Kind::Text(text)) }) = number else {
                 panic!("{user} is missing: {answer:?}");

@@ -18,7 +18,7 @@ def test_puts_and_gets_go_on(server, control, runtime, name):
     callers = [subprocess.Popen([*command, ENDLESS[turn % 2]], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                for turn in range(6)]
     try:
-        wait_until(lambda: server.metric("granary_query_running") == len(callers), 30, "every query at work")
+        wait_until(lambda: server.metric("granary_query_running") == len(callers), 90, "every query at work")
         for number in range(50):
             values = record(user_id=f"{number}", trips=f"{number}", event_time="2026-01-01T00:00:00Z")
             runtime.put_record(FeatureGroupName=name, Record=values)
