@@ -260,6 +260,13 @@ mod tests {
             Err(Status::unimplemented(""))
         }
 
+        async fn get_features(
+            &self,
+            _: Request<GetFeaturesRequest>,
+        ) -> Result<Response<GetFeaturesResponse>, Status> {
+            Err(Status::unimplemented(""))
+        }
+
         async fn batch_get_record(
             &self,
             _: Request<BatchGetRecordRequest>,
