@@ -106,7 +106,7 @@ class Server:
 
     def metric(self, name):
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line)]
         assert values, f"no metric {name}"
