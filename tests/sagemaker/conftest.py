@@ -100,6 +100,8 @@ class Server:
 
     def output(self, *arguments):
         command = [str(binary()), *arguments, "--endpoint", self.endpoint, "--output", "json", *self.settings]
+        # Longer than the half a minute that it waits by itself, and shorter than what it is given here.
+        command += ["--timeout", "80s"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=self.environment)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout
