@@ -100,13 +100,15 @@ class Server:
 
     def output(self, *arguments):
         command = [str(binary()), *arguments, "--endpoint", self.endpoint, "--output", "json", *self.settings]
+        # Longer than the half a minute that it waits by itself, and shorter than what it is given here.
+        command += ["--timeout", "80s"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=self.environment)
         assert done.returncode == 0, (arguments, done.stdout, done.stderr)
         return done.stdout
 
     def metric(self, name):
         """The sum of a metric over its labels."""
-        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.endpoint}/metrics", timeout=30) as answer:
             lines = answer.read().decode().splitlines()
         values = [float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}[{{ ]", line)]
         assert values, f"no metric {name}"

@@ -224,7 +224,10 @@ class Target:
 
 
 def run(target, seed, requests, alive=lambda: True):
-    """Sends the requests; how many were, or may have been, accepted. Raises AssertionError when something does not hold."""
+    """Sends the requests; how many were accepted, or may have been.
+
+    Raises AssertionError when something does not hold.
+    """
     fuzz = Fuzz(seed)
     status, answer = target.call("CreateFeatureGroup", **CREATE)
     assert status == 200 or answer.get("__type") == "ResourceInUse", answer

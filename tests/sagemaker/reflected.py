@@ -19,7 +19,7 @@ class Reflected:
 
     def learn(self, symbol):
         request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
-        (answer,) = self.ask(iter([request]), timeout=10)
+        (answer,) = self.ask(iter([request]), timeout=30)
         assert not answer.HasField("error_response"), answer
         files = [descriptor_pb2.FileDescriptorProto.FromString(file) for file in
                  answer.file_descriptor_response.file_descriptor_proto]

@@ -19,14 +19,6 @@ def add_feature(control, name, feature, kind="String"):
         FeatureGroupName=name, FeatureAdditions=[{"FeatureName": feature, "FeatureType": kind}])
 
 
-def sql(server, text):
-    """The rows of a query; what is null is not in them."""
-    command = [str(binary()), "sql", text, "--endpoint", server.endpoint, "--output", "json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, (text, done.stdout, done.stderr)
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
 class Puts:
     """Writers that use every feature they have seen described, and remember what was acknowledged."""
 
@@ -77,8 +69,8 @@ def test_features_are_added_while_puts_run(server, control, runtime, name):
         assert get(runtime, name, user) == values
 
     query = f'SELECT user_id, added_0, added_1, added_2, added_3 FROM "{name}"'
-    wait_until(lambda: len(sql(server, query)) >= len(puts.written), 60, "every put offline")
-    rows = sql(server, query)
+    wait_until(lambda: len(server.rows("sql", query)) >= len(puts.written), 60, "every put offline")
+    rows = server.rows("sql", query)
     assert len(rows) == len(puts.written), "each put once"
     for row in rows:
         written = puts.written[row["user_id"]]
