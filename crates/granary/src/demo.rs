@@ -11,6 +11,7 @@ mod input;
 mod join;
 mod load;
 mod offline;
+mod patience;
 mod progress;
 mod read;
 mod summary;

@@ -95,10 +95,7 @@ impl FeatureStore for Stub {
         answer(&request.feature_group, GetRecordResponse { found, record, ..GetRecordResponse::default() })
     }
 
-    async fn get_features(
-        &self,
-        _: Request<GetFeaturesRequest>,
-    ) -> Result<Response<GetFeaturesResponse>, Status> {
+    async fn get_features(&self, _: Request<GetFeaturesRequest>) -> Result<Response<GetFeaturesResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

@@ -13,6 +13,7 @@ use granary_proto::v1::{
 use granary_types::{Error, ErrorKind};
 
 use super::input::{Input, Row};
+use super::patience::{Patience, may_retry};
 use super::progress::Step;
 use super::summary::{Summary, thousands};
 use super::{Demo, offline};
@@ -21,10 +22,6 @@ use super::{Demo, offline};
 const BATCH_RECORDS: usize = 500;
 /// Requests under way, so that every shard has work while others answer: 4,000 records, far below a router's bounds.
 const BATCHES_IN_FLIGHT: usize = 8;
-/// Longer than an election with everything it entails, so that a demo survives one.
-const RETRY_FOR: Duration = Duration::from_secs(60);
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
 /// Rows of a feature group's history before the demo put anything.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -115,8 +112,7 @@ async fn put_batch(demo: &Demo, input: &Input, rows: &[Row], step: &Step) -> any
     // A retry says the same write id, so that a write whose outcome is unknown is never made twice.
     let ids: Vec<u128> = rows.iter().map(|_| demo.platform.fresh_id()).collect();
     let mut pending: Vec<usize> = (0..rows.len()).collect();
-    let give_up_at = demo.platform.instant() + RETRY_FOR;
-    let mut backoff = BACKOFF_MIN;
+    let mut patience = Patience::new(demo);
     loop {
         let entries = pending.iter().map(|&index| entry(input, &rows[index], ids[index])).collect();
         let answer = demo.client.store.clone().batch_write_record(BatchWriteRecordRequest { entries }).await;
@@ -134,17 +130,8 @@ async fn put_batch(demo: &Demo, input: &Input, rows: &[Row], step: &Step) -> any
             }
             Err(error) => error,
         };
-        if !may_retry(error.kind) || demo.platform.instant() >= give_up_at {
-            bail!(error);
-        }
-        tracing::debug!(%error, pending = pending.len(), "put again");
-        demo.platform.sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        patience.wait_after(demo, error).await?;
     }
-}
-
-fn may_retry(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::Overloaded | ErrorKind::Unavailable | ErrorKind::Unknown)
 }
 
 fn entry(input: &Input, row: &Row, id: u128) -> PutRecordRequest {
@@ -260,10 +247,7 @@ mod tests {
             Err(Status::unimplemented(""))
         }
 
-        async fn get_features(
-            &self,
-            _: Request<GetFeaturesRequest>,
-        ) -> Result<Response<GetFeaturesResponse>, Status> {
+        async fn get_features(&self, _: Request<GetFeaturesRequest>) -> Result<Response<GetFeaturesResponse>, Status> {
             Err(Status::unimplemented(""))
         }
 

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use granary_proto::v1::{
-    BatchGetRecordRequest, DeleteRecordRequest, DeletionMode, GetRecordRequest, GetRecordResponse, RecordKeys,
+    BatchGetRecordRequest, BatchGetRecordResponse, DeleteRecordRequest, DeletionMode, GetRecordRequest,
+    GetRecordResponse, RecordKeys,
 };
+use tonic::Status;
 
 use super::check::{equal, same_record};
 use super::input::{Input, Row};
+use super::patience::answered;
 use super::summary::{Summary, thousands};
 use super::{Demo, progress::Step};
 
@@ -72,8 +75,7 @@ pub(super) async fn batches(demo: &Demo, summary: &mut Summary) -> anyhow::Resul
             keys: vec![keys(&demo.flights, flight_ids), keys(&demo.weather, airports.clone())],
             consistency: None,
         };
-        let answer = demo.client.store.clone().batch_get_record(request).await;
-        let answer = answer.map_err(|status| demo.client.error(&status))?.into_inner();
+        let answer = batch_get(demo, &request).await?;
         let mut expected: HashMap<(&str, &str), (&Input, &Row)> = HashMap::new();
         expected.extend(rows.iter().map(|&row| (("flights", demo.flights.id(row)), (&demo.flights, row))));
         expected.extend(latest_weather.iter().map(|(&id, &row)| (("weather", id), (&demo.weather, row))));
@@ -106,8 +108,12 @@ pub(super) async fn delete_one(demo: &Demo, summary: &mut Summary) -> anyhow::Re
         ..DeleteRecordRequest::default()
     };
     request.set_mode(DeletionMode::Soft);
-    let answer = demo.client.store.clone().delete_record(request).await;
-    answer.map_err(|status| demo.client.error(&status))?;
+    // A retry says the same write id.
+    answered(demo, || {
+        let (mut store, request) = (demo.client.store.clone(), request.clone());
+        async move { store.delete_record(request).await }
+    })
+    .await?;
     let gone = get(demo, flights, flights.id(row)).await?;
     summary.check("a deleted flight is gone", equal("found", gone.found, false));
     demo.progress.say(&format!("deleted flight {}", flights.id(row)));
@@ -120,8 +126,26 @@ async fn get(demo: &Demo, input: &Input, id: &str) -> anyhow::Result<GetRecordRe
         record_identifier: id.to_owned(),
         ..GetRecordRequest::default()
     };
-    let answer = demo.client.store.clone().get_record(request).await;
-    Ok(answer.map_err(|status| demo.client.error(&status))?.into_inner())
+    answered(demo, || {
+        let (mut store, request) = (demo.client.store.clone(), request.clone());
+        async move { store.get_record(request).await }
+    })
+    .await
+}
+
+/// Reads a batch as a whole: where some of it could not be read for the moment, it is asked for again.
+async fn batch_get(demo: &Demo, request: &BatchGetRecordRequest) -> anyhow::Result<BatchGetRecordResponse> {
+    answered(demo, || {
+        let (mut store, request) = (demo.client.store.clone(), request.clone());
+        async move {
+            let answer = store.batch_get_record(request).await?;
+            match answer.get_ref().unprocessed.is_empty() {
+                true => Ok(answer),
+                false => Err(Status::unavailable("some of the batch could not be read")),
+            }
+        }
+    })
+    .await
 }
 
 /// `count` records, evenly spread over the input.
