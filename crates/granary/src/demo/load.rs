@@ -1,9 +1,8 @@
 //! Creates the feature groups and puts every record, each acknowledged before it counts.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures::{StreamExt, TryStreamExt, stream};
 use granary_proto::convert::kind_of_code;
 use granary_proto::v1::{
@@ -150,6 +149,7 @@ fn entry(input: &Input, row: &Row, id: u128) -> PutRecordRequest {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use granary_proto::v1::feature_store_server::{FeatureStore, FeatureStoreServer};
     use granary_proto::v1::*;
