@@ -23,7 +23,8 @@
 //! event of each feature group; a table whose offset lies below it is not written to ([`Error::LostHistory`]) until its
 //! history is back or an operator gave it up ([`give_up`]). Tables without new events are looked at in turn.
 //!
-//! Tables of groups that ask for it are shown as Iceberg tables too, behind the flushes and without a say in them. Files that
+//! Tables of groups that ask for it are shown as Iceberg tables too, from the group's creation on, behind the flushes and without a
+//! say in them. Files that
 //! other programs wrote into a table's directory are looked for beside them.
 //!
 //! Not here: the table's format (`granary-offline-store`), rewriting small files, retention.
@@ -31,6 +32,7 @@
 mod error;
 mod flush;
 mod foreign;
+mod founding;
 mod health;
 mod iceberg;
 mod loss;

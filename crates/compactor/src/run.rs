@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::Error;
 use crate::flush::{StreamOutcome, flush};
 use crate::foreign::ForeignFiles;
+use crate::founding::Founding;
 use crate::health::Rests;
 use crate::iceberg::Publisher;
 use crate::metrics::Metrics;
@@ -41,6 +42,7 @@ pub struct Compactor {
     tails: BTreeMap<StreamId, Tail>,
     audits: Audits,
     foreign: Arc<ForeignFiles>,
+    founding: Arc<Founding>,
 }
 
 impl fmt::Debug for Compactor {
@@ -65,6 +67,15 @@ impl Compactor {
         let metrics = Metrics::register(registry)?;
         let publisher = Arc::new(Publisher::new(platform.clone(), &settings, metrics.clone()));
         let tables = Tables::new(warehouse.clone(), publisher.clone(), settings.tables_open_max);
+        let founding = Founding {
+            platform: platform.clone(),
+            catalog: catalog.clone(),
+            warehouse: warehouse.clone(),
+            marks: tables.marks.clone(),
+            publisher: publisher.clone(),
+            rest_min: settings.backoff_min,
+            rest_max: settings.backoff_max,
+        };
         let foreign = ForeignFiles {
             platform: platform.clone(),
             catalog: catalog.clone(),
@@ -83,6 +94,7 @@ impl Compactor {
             tails: BTreeMap::new(),
             audits: Audits { due: platform.instant(), last: None, last_failing: None, of_failing: false },
             foreign: Arc::new(foreign),
+            founding: Arc::new(founding),
             platform,
             catalog,
             settings,
@@ -91,12 +103,14 @@ impl Compactor {
 
     /// Works until shutdown, then stops where it is: what is unfinished is done again by whoever comes next.
     pub async fn run(mut self) {
-        let (platform, publisher, foreign) = (self.platform.clone(), self.publisher.clone(), self.foreign.clone());
+        let (platform, publisher) = (self.platform.clone(), self.publisher.clone());
+        let (foreign, founding) = (self.foreign.clone(), self.founding.clone());
         tokio::select! {
             () = platform.shutdown_begun() => {}
             () = self.work() => {}
             () = publisher.run() => {}
             () = foreign.run() => {}
+            () = founding.run() => {}
         }
     }
 

@@ -47,6 +47,27 @@ async fn tables_are_shown_while_twins_die() {
 }
 
 #[tokio::test]
+async fn an_empty_table_is_shown_from_the_start_and_no_other_is_made() {
+    let groups = [iceberg(1, "customers"), group(2, "goods", 1)];
+    let cluster = Cluster::start(2, &groups).await;
+    let (one, other) = (cluster.compactor(None), cluster.compactor(None));
+    let mut puts = cluster.objects.puts.subscribe();
+    let waited = tokio::time::timeout(PATIENCE, async {
+        while cluster.warehouse.iceberg_metadata_location(&groups[0]).await.expect("a look").is_none() {
+            puts.changed().await.expect("the store lives as long as the cluster");
+        }
+    });
+    waited.await.expect("the empty table is shown in time");
+    assert!(cluster.warehouse.existing_table(&groups[1]).await.expect("a look").is_none());
+    cluster.put_some(&groups, 3);
+    cluster.all_acknowledged().await;
+    shown(&cluster, &groups[0]).await;
+    cluster.check_exactly_once().await;
+    one.abort();
+    other.abort();
+}
+
+#[tokio::test]
 async fn metadata_that_cannot_be_written_holds_nothing_up_and_is_made_up_for() {
     let groups = [iceberg(1, "customers")];
     let cluster = Cluster::start(1, &groups).await;
