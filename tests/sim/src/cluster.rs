@@ -22,8 +22,10 @@ use crate::workload::{Shared, Worker};
 use crate::world::{Death, MS, NODES, SHARDS, World, node_name};
 
 const COMPACTORS: usize = 2;
-const CLIENT_HOSTS: usize = 2;
+/// The clients of the last one only read, as a router does that serves a model: no write of its own tells it of a new leader.
+const CLIENT_HOSTS: usize = 3;
 const CLIENTS_PER_HOST: usize = 4;
+const READERS: usize = 2;
 /// How long a process that ended by itself stays down.
 const RESTART_NS: u64 = 1_000 * MS;
 
@@ -121,10 +123,11 @@ impl Cluster {
 
     /// Starts the clients.
     pub(crate) fn start_clients(&self, shared: &Arc<Shared>) {
-        for desk in &self.desks {
-            for number in 0..CLIENTS_PER_HOST {
+        for (host, desk) in self.desks.iter().enumerate() {
+            let only_reads = host + 1 == CLIENT_HOSTS;
+            for number in 0..if only_reads { READERS } else { CLIENTS_PER_HOST } {
                 let name = format!("{} {number}", desk.host);
-                let session = u64::try_from(number).expect("few") + 100 * u64::from(desk.host.ends_with('2'));
+                let session = u64::try_from(number + 100 * host).expect("few");
                 let worker = Worker {
                     shared: Arc::clone(shared),
                     router: desk.router.clone(),
@@ -132,6 +135,7 @@ impl Cluster {
                     client: self.recorder.client(Some(session)),
                     session: Session::default(),
                     rng: self.seed.fork(&name),
+                    only_reads,
                 };
                 self.world.run_on(&desk.host, worker.run());
             }

@@ -28,10 +28,14 @@ enum Deed {
     OneWay,
     /// Two nodes from each other; both see the third.
     Between,
+    /// The leader from the other nodes, while clients reach them all: what an old leader answers is heard.
+    Desert,
     /// The clients of one host from one node.
     RouterFromNode,
     Mend,
     Weather,
+    /// Many requests arrive twice or late, and before the last of them did, all nodes are started anew.
+    Echoes,
     SlowDisk,
     FailingSync,
     ClockStep,
@@ -42,17 +46,19 @@ enum Deed {
 impl Deed {
     fn draw(rng: &mut Rng) -> Self {
         match rng.below(100) {
-            0..=13 => Self::Kill,
-            14..=19 => Self::PowerCut,
-            20..=21 => Self::KillAll,
-            22..=32 => Self::Pause,
-            33..=42 => Self::Isolate,
-            43..=48 => Self::OneWay,
-            49..=54 => Self::Between,
-            55..=58 => Self::RouterFromNode,
-            59..=68 => Self::Mend,
-            69..=76 => Self::Weather,
-            77..=82 => Self::SlowDisk,
+            0..=10 => Self::Kill,
+            11..=16 => Self::PowerCut,
+            17..=18 => Self::KillAll,
+            19..=28 => Self::Pause,
+            29..=36 => Self::Isolate,
+            37..=41 => Self::OneWay,
+            42..=46 => Self::Between,
+            47..=52 => Self::Desert,
+            53..=56 => Self::RouterFromNode,
+            57..=66 => Self::Mend,
+            67..=72 => Self::Weather,
+            73..=78 => Self::Echoes,
+            79..=82 => Self::SlowDisk,
             83..=85 => Self::FailingSync,
             86..=90 => Self::ClockStep,
             91..=95 => Self::Bucket,
@@ -68,11 +74,13 @@ pub(crate) struct Nemesis {
     /// When hosts that are down come up again.
     revivals: BTreeMap<String, u64>,
     next_ns: u64,
+    /// What the next deed is, where the last one asks for it.
+    follow_up: Option<Deed>,
 }
 
 impl Nemesis {
     pub(crate) fn new(rng: Rng, recorder: Recorder) -> Self {
-        Self { rng, recorder, revivals: BTreeMap::new(), next_ns: 0 }
+        Self { rng, recorder, revivals: BTreeMap::new(), next_ns: 0, follow_up: None }
     }
 
     /// To be called at each tick of the faulty phase.
@@ -81,7 +89,8 @@ impl Nemesis {
         self.revive(cluster, now);
         if now >= self.next_ns {
             self.next_ns = now + self.rng.between(300 * MS, 3_500 * MS);
-            let deed = Deed::draw(&mut self.rng);
+            let drawn = Deed::draw(&mut self.rng);
+            let deed = self.follow_up.take().unwrap_or(drawn);
             self.perform(deed, cluster);
         }
     }
@@ -144,11 +153,22 @@ impl Nemesis {
             Deed::KillAll => self.kill_all(cluster),
             Deed::Pause => self.pause(cluster),
             Deed::Isolate | Deed::OneWay | Deed::Between | Deed::RouterFromNode => self.cut(deed, cluster),
+            Deed::Desert => {
+                // The others can elect, and have the time to do so and to go on.
+                cluster.world.net.mend();
+                self.cut(deed, cluster);
+                self.next_ns = cluster.world.now() + self.rng.between(7_000 * MS, 11_000 * MS);
+            }
             Deed::Mend => {
                 cluster.world.net.mend();
                 self.note("cut", &[], Edge::End, "no cuts are left");
             }
             Deed::Weather => self.weather(cluster),
+            Deed::Echoes => {
+                let echoes = Weather { doubled_per_mille: 300, very_late_per_mille: 300, ..Weather::FAIR };
+                self.blow(cluster, echoes);
+                self.follow_up = Some(Deed::KillAll);
+            }
             Deed::SlowDisk => {
                 let (number, name) = self.a_victim(cluster);
                 let worst = self.rng.between(20, 1_500);
@@ -215,7 +235,10 @@ impl Nemesis {
     }
 
     fn cut(&mut self, deed: Deed, cluster: &Cluster) {
-        let (number, name) = self.a_victim(cluster);
+        let (number, name) = match (deed, cluster.leader()) {
+            (Deed::Desert, Some(leader)) => (leader, node_name(leader)),
+            _ => self.a_victim(cluster),
+        };
         let others = (1..=NODES).filter(|other| *other != number).map(node_name);
         let net = &cluster.world.net;
         let (what, targets) = match deed {
@@ -233,6 +256,13 @@ impl Nemesis {
                     if outward { net.cut(&name, &other) } else { net.cut(&other, &name) }
                 }
                 (if outward { "heard by no node" } else { "hears no node" }, vec![name])
+            }
+            Deed::Desert => {
+                for other in others {
+                    net.cut(&name, &other);
+                    net.cut(&other, &name);
+                }
+                ("cut from the other nodes", vec![name])
             }
             Deed::Between => {
                 let other = node_name(number % NODES + 1);
@@ -259,6 +289,10 @@ impl Nemesis {
             doubled_per_mille: *self.rng.pick(&[0, 50, 200]),
             very_late_per_mille: *self.rng.pick(&[0, 5, 30]),
         };
+        self.blow(cluster, weather);
+    }
+
+    fn blow(&self, cluster: &Cluster, weather: Weather) {
         cluster.world.net.set_weather(weather);
         self.note("weather", &[], Edge::Begin, &format!("{weather:?}"));
     }

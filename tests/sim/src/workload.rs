@@ -99,6 +99,7 @@ pub(crate) struct Worker {
     pub(crate) client: Client,
     pub(crate) session: Session,
     pub(crate) rng: Rng,
+    pub(crate) only_reads: bool,
 }
 
 impl Worker {
@@ -114,6 +115,8 @@ impl Worker {
 
     async fn one_call(&mut self) {
         match self.rng.below(100) {
+            0..=69 if self.only_reads => self.get().await,
+            _ if self.only_reads => self.batch_get().await,
             0..=33 => self.put().await,
             34..=37 => self.fleeting().await,
             38..=49 => self.update().await,
