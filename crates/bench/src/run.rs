@@ -6,11 +6,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc};
+use xxhash_rust::xxh3::Xxh3;
 
 use crate::clock::Clock;
 use crate::mix;
 use crate::record::{End, Outcome, Recorder, Window};
 use crate::schedule::{Arrival, Arrivals, Gaps, Merged, Phase};
+
+/// Operations that a checksum looks at.
+const CHECKED: u64 = 10_000;
 
 /// Which operation is to be done. One seed and one operation are always the same keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +87,24 @@ impl Plan {
         }
         // Shares that do not quite add up to one.
         self.classes.len().saturating_sub(1)
+    }
+
+    /// A number that stands for the schedule and the keys: of the first 10,000 operations, for an open loop as they are
+    /// due, for a closed one as they are begun. `keys` are those of an operation.
+    pub fn checksum(&self, closed: bool, keys: impl Fn(Operation) -> Vec<u64>) -> u64 {
+        let mut hash = Xxh3::new();
+        let mut add = |operation: Operation, at: Duration| {
+            hash.update(&u64::try_from(at.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+            hash.update(&(operation.class as u64).to_le_bytes());
+            keys(operation).into_iter().for_each(|key| hash.update(&key.to_le_bytes()));
+        };
+        if closed {
+            (0..CHECKED).for_each(|number| add(Operation { class: self.class_of(number), number }, Duration::ZERO));
+        } else {
+            let arrivals = self.arrivals().take(usize::try_from(CHECKED).unwrap_or(usize::MAX));
+            arrivals.for_each(|Arrival { class, number, at }| add(Operation { class, number }, at));
+        }
+        hash.digest()
     }
 
     /// When the last window ends.
@@ -236,6 +258,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::clock::SystemClock;
     use crate::clock::tests::Simulated;
 
     const MILLISECOND: Duration = Duration::from_millis(1);
@@ -329,6 +352,33 @@ mod tests {
         assert!(outcome.lag.is_empty());
     }
 
+    /// Remembers what was called before it was due; by the machine's clock.
+    struct Early {
+        clock: SystemClock,
+        due: Vec<Duration>,
+        early: AtomicU64,
+    }
+
+    impl Target for Early {
+        async fn call(&self, operation: Operation) -> Result<(), Failure> {
+            let early = self.clock.now() < self.due[usize::try_from(operation.number).expect("few")];
+            self.early.fetch_add(u64::from(early), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn in_real_time_each_is_called_once_and_none_too_early() {
+        let plan = Plan { gaps: Gaps::Poisson, ..plan(1_000.0, 200 * MILLISECOND) };
+        let clock = SystemClock::starting_at(tokio::time::Instant::now() + 20 * MILLISECOND);
+        let due: Vec<_> = plan.arrivals().map(|arrival| arrival.at).collect();
+        let (count, live) = (due.len() as u64, Arc::new(Live::default()));
+        let target = Arc::new(Early { clock, due, early: AtomicU64::new(0) });
+        let outcome = open(clock, plan, Arc::clone(&target), Arc::clone(&live)).await;
+        assert_eq!((outcome.completed(), outcome.lag.len(), live.ended()), (count, count, count));
+        assert_eq!(target.early.load(Ordering::Relaxed), 0);
+    }
+
     /// Never answers.
     struct Silent;
 
@@ -378,6 +428,18 @@ mod tests {
         assert_eq!((result.scheduled, result.completed), (600, 400));
         assert_eq!((result.errors["missing"], result.errors["unavailable"]), (100, 100));
         assert!(target.0.lock().iter().copied().eq(0..1_200), "each is done once");
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_schedule_and_keys() {
+        let plan = |seed| Plan { gaps: Gaps::Poisson, seed, ..plan(100.0, Duration::from_secs(1)) };
+        let keys = |factor: u64| move |operation: Operation| vec![operation.number * factor];
+        for closed in [false, true] {
+            let checksum = plan(1).checksum(closed, keys(3));
+            assert_eq!(checksum, plan(1).checksum(closed, keys(3)));
+            assert_ne!(checksum, plan(1).checksum(closed, keys(4)));
+        }
+        assert_ne!(plan(1).checksum(false, keys(3)), plan(2).checksum(false, keys(3)));
     }
 
     #[test]

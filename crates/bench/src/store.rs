@@ -15,6 +15,7 @@ use granary_proto::v1::{
     BatchWriteRecordRequest, Consistency, ConsistencyLevel, GetRecordRequest, PutRecordRequest, WaitForOfflineRequest,
     value,
 };
+use granary_types::Error;
 pub use load::Filling;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -91,6 +92,17 @@ impl Store {
             Role::Read => self.draws.read(operation.number).concat(),
             role => self.written(role, operation).into_iter().flat_map(|(group, key)| [group as u64, key]).collect(),
         }
+    }
+
+    /// Opens every connection and asks for a group by it, so that no operation pays for that.
+    ///
+    /// # Errors
+    /// What the server says.
+    pub async fn reach(&self) -> Result<(), Error> {
+        for _ in 0..self.connections.len() {
+            self.describe(&self.group_name(0)).await?;
+        }
+        Ok(())
     }
 
     fn written(&self, role: Role, operation: Operation) -> Vec<(usize, u64)> {

@@ -51,7 +51,7 @@ impl Store {
         Ok(fillings)
     }
 
-    async fn describe(&self, name: &str) -> Result<FeatureGroup, Error> {
+    pub(super) async fn describe(&self, name: &str) -> Result<FeatureGroup, Error> {
         let request = DescribeFeatureGroupRequest { name: name.to_owned() };
         let answer = self.client().describe_feature_group(request).await;
         Ok(answer.map_err(|status| error(&status))?.into_inner())

@@ -6,10 +6,11 @@ use granary_proto::v1::{
     BatchGetRecordRequest, DeleteRecordRequest, DeletionMode, GetRecordRequest, GetRecordResponse, RecordKeys,
 };
 
+use super::Demo;
 use super::check::{equal, same_record};
 use super::input::{Input, Row};
 use super::summary::{Summary, thousands};
-use super::{Demo, progress::Step};
+use crate::progress::Step;
 
 /// Single reads, spread over the year.
 const SINGLE_READS: usize = 500;
