@@ -341,6 +341,31 @@ mod tests {
         assert_eq!((outcome.lag.len(), outcome.lag.max()), (1_000, Duration::ZERO));
     }
 
+    /// Answers at once, but for one call that takes 100 ms.
+    struct StallsAtOnce(Simulated);
+
+    impl Target for StallsAtOnce {
+        async fn call(&self, operation: Operation) -> Result<(), Failure> {
+            if operation.number == 500 {
+                self.0.sleep_until(self.0.now() + 100 * MILLISECOND).await;
+            }
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn latency_counts_from_when_it_was_due_and_not_from_when_it_was_sent() {
+        // One at a time: what is due during the stall is sent after it, and answered at once then.
+        let one = |in_flight_max| Plan { in_flight_max, ..plan(1_000.0, Duration::from_secs(1)) };
+        let outcome = open_in_simulated_time(one(1), StallsAtOnce);
+        assert_eq!(outcome.classes[0].completed, 1_000);
+        let slow = slower_than(&outcome, 2 * MILLISECOND);
+        assert!((96..=100).contains(&slow), "{slow}");
+        assert_eq!(outcome.lag.max(), Duration::ZERO);
+        // With room for more, only the call that stalls is slow.
+        assert_eq!(slower_than(&open_in_simulated_time(one(2), StallsAtOnce), 2 * MILLISECOND), 1);
+    }
+
     #[test]
     fn a_closed_loop_omits_what_it_did_not_ask() {
         let outcome = Simulated::run(async |clock| {
