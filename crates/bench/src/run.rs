@@ -16,6 +16,9 @@ use crate::schedule::{Arrival, Arrivals, Gaps, Merged, Phase};
 /// Operations that a checksum looks at.
 const CHECKED: u64 = 10_000;
 
+/// More than any machine has sockets for; a semaphore holds it on every platform.
+const IN_FLIGHT_LIMIT: usize = 1 << 20;
+
 /// Which operation is to be done. One seed and one operation are always the same keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Operation {
@@ -77,7 +80,7 @@ impl Plan {
 
     /// The class of an operation of a closed loop.
     pub fn class_of(&self, number: u64) -> usize {
-        #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
+        // 53 bits are what a double holds exactly.
         let mut drawn = (mix(!self.seed, number) >> 11) as f64 / (1_u64 << 53) as f64;
         for (class, it) in self.classes.iter().enumerate() {
             if drawn < it.share {
@@ -168,7 +171,7 @@ impl<C: Clock, T: Target> Run<C, T> {
 
     /// Sends what is due. Returns when all of it has ended.
     async fn send(self: &Arc<Self>, mut due: mpsc::Receiver<Arrival>) {
-        let in_flight_max = self.plan.in_flight_max.clamp(1, Semaphore::MAX_PERMITS >> 32);
+        let in_flight_max = self.plan.in_flight_max.clamp(1, IN_FLIGHT_LIMIT);
         let permits = Arc::new(Semaphore::new(in_flight_max));
         // What was due before this moment was held back by the server, not by the generator.
         let mut held_until = Duration::ZERO;

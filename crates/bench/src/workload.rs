@@ -91,7 +91,6 @@ impl Group {
             let value = match kind {
                 _ if name == IDENTIFIER => value::Kind::Text(identifier(key)),
                 _ if name == EVENT_TIME => value::Kind::Text(at.clone()),
-                #[expect(clippy::cast_precision_loss, reason = "53 bits are exact")]
                 FeatureType::Fractional => value::Kind::Fractional((mixed >> 11) as f64 / (1_u64 << 43) as f64),
                 FeatureType::Integral => value::Kind::Integral((mixed % 1_000_000) as i64),
                 _ => value::Kind::Text(text(mixed, self.text_bytes)),
