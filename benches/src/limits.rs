@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use bytes::Bytes;
+use granary_bench::Histogram;
 use granary_proto::internal::shard_client::ShardClient;
 use granary_proto::internal::shard_server::{Shard, ShardServer};
 use granary_proto::internal::{
@@ -102,15 +103,15 @@ impl Echo {
 pub(crate) fn fdatasync(disk: &Path, duration: Duration) -> anyhow::Result<Figure> {
     let directory = tempfile::tempdir_in(disk)?;
     let mut file = File::create(directory.path().join("sync"))?;
-    let (start, mut latencies) = (Instant::now(), Vec::new());
+    let (start, mut latencies) = (Instant::now(), Histogram::default());
     while start.elapsed() < duration {
         let begun = Instant::now();
         file.write_all(&[7; 4_096])?;
         file.sync_data()?;
-        latencies.push(begun.elapsed());
+        latencies.record(begun.elapsed());
     }
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Figure::of_calls("limit: append 4 KiB and fdatasync", 1, latencies, 1, seconds))
+    Ok(Figure::of_calls("limit: append 4 KiB and fdatasync", 1, &latencies, 1, seconds))
 }
 
 /// Writes batches of the workload's columns as zstd Parquet into memory.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use granary_bench::Histogram;
+
 use crate::report::Figure;
 
 /// Runs `call` from `in_flight` callers for `duration`; each call stands for `units` of what is counted.
@@ -30,20 +32,20 @@ where
         .map(|_| {
             let (call, next) = (Arc::clone(&call), Arc::clone(&next));
             tokio::spawn(async move {
-                let mut latencies = Vec::new();
+                let mut latencies = Histogram::default();
                 while start.elapsed() < duration {
                     let begun = Instant::now();
                     call(next.fetch_add(1, Ordering::Relaxed)).await?;
-                    latencies.push(begun.elapsed());
+                    latencies.record(begun.elapsed());
                 }
                 anyhow::Ok(latencies)
             })
         })
         .collect();
-    let mut latencies = Vec::new();
+    let mut latencies = Histogram::default();
     for caller in callers {
-        latencies.extend(caller.await??);
+        latencies.merge(&caller.await??);
     }
     let seconds = start.elapsed().as_secs_f64();
-    Ok(Figure::of_calls(name, in_flight, latencies, units, seconds))
+    Ok(Figure::of_calls(name, in_flight, &latencies, units, seconds))
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use granary_bench::Histogram;
+
 /// One measured figure.
 #[derive(Debug)]
 pub(crate) struct Figure {
@@ -15,23 +17,14 @@ pub(crate) struct Figure {
 
 impl Figure {
     /// From the latencies of calls that each stand for `units`.
-    pub(crate) fn of_calls(
-        name: &str,
-        in_flight: usize,
-        mut latencies: Vec<Duration>,
-        units: u64,
-        seconds: f64,
-    ) -> Self {
-        latencies.sort_unstable();
-        let at =
-            |share: f64| latencies.get(((latencies.len() as f64 * share) as usize).min(latencies.len().max(1) - 1));
+    pub(crate) fn of_calls(name: &str, in_flight: usize, latencies: &Histogram, units: u64, seconds: f64) -> Self {
         Self {
             name: name.to_owned(),
             in_flight,
             per_second: latencies.len() as f64 * units as f64 / seconds,
             unit: "/s",
-            p50: at(0.5).copied(),
-            p99: at(0.99).copied(),
+            p50: latencies.quantile(0.5),
+            p99: latencies.quantile(0.99),
         }
     }
 

@@ -3,6 +3,7 @@
 mod args;
 mod assignment;
 mod batch_get;
+mod bench;
 mod consistency;
 mod delete;
 mod feature;
@@ -71,7 +72,7 @@ fn serves(command: &Command) -> bool {
 
 async fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
     let platform = Platform::system();
-    if serves(&cli.command) {
+    if serves(&cli.command) || matches!(cli.command, Command::Bench(_)) {
         roles::ports::listen_for_signals(&platform)?;
     }
     let Cli { global, command } = cli;
@@ -82,6 +83,7 @@ async fn run(cli: Cli, config: Config) -> anyhow::Result<()> {
         Command::Router(_) => Box::pin(roles::router(config, platform)).await,
         Command::Compactor(_) => Box::pin(roles::compactor(config, platform)).await,
         Command::Query(_) => Box::pin(roles::query(config, platform)).await,
+        Command::Bench(args) => Box::pin(bench::run(*args, platform, &global)).await,
         Command::Config(args) => settings::show(&args, &config, Output::new(global.output)),
         Command::Offline(command) => Box::pin(offline::run(command, &config, &platform, &global)).await,
         Command::Status(args) => status::run(&args, &global).await,

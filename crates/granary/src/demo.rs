@@ -12,7 +12,6 @@ mod join;
 mod load;
 mod offline;
 mod patience;
-mod progress;
 mod read;
 mod summary;
 
@@ -22,10 +21,10 @@ use std::time::Duration;
 use anyhow::Context;
 use granary_platform::Platform;
 use granary_types::Error;
-use progress::Progress;
 pub(crate) use summary::Summary;
 
 use crate::client::Client;
+use crate::progress::Progress;
 
 /// A query over all flights on a small busy machine takes seconds; this is for one where everything goes wrong.
 const CALL_TIMEOUT: Duration = Duration::from_secs(300);

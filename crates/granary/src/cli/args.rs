@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::assignment::Assignment;
+use super::bench::BenchArgs;
 use super::consistency::ConsistencyArg;
 use super::feature::FeatureArg;
 use crate::config::units::parse_duration;
@@ -13,7 +14,7 @@ use crate::config::units::parse_duration;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  an unexpected failure, or a check of the demo that failed
+  1  an unexpected failure, a check of the demo that failed, or a bench that could measure nothing
   2  wrong usage, configuration or request: fix it
   3  the record or feature group does not exist
   4  unavailable, overloaded, or the outcome is unknown: retry
@@ -67,6 +68,7 @@ pub(crate) struct Global {
 pub(crate) enum OutputFormat {
     /// For people
     #[default]
+    #[value(alias = "table")]
     Text,
     /// For programs: one JSON document, or one a line where rows stream
     Json,
@@ -104,6 +106,8 @@ pub(crate) enum Command {
     /// Look after the tables of the offline store
     #[command(subcommand)]
     Offline(OfflineCommand),
+    /// Measure a cluster under load: what callers would see, by workloads of real fleets
+    Bench(Box<BenchArgs>),
     /// Show nodes, shards and replicas
     Status(StatusArgs),
     /// Show the configuration that is in effect

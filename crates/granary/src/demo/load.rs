@@ -13,9 +13,9 @@ use granary_types::{Error, ErrorKind};
 
 use super::input::{Input, Row};
 use super::patience::{Patience, may_retry};
-use super::progress::Step;
 use super::summary::{Summary, thousands};
 use super::{Demo, offline};
+use crate::progress::Step;
 
 /// Records in one request: some 150 KB.
 const BATCH_RECORDS: usize = 500;
@@ -158,9 +158,9 @@ mod tests {
     use tonic::{Request, Response, Status};
 
     use super::super::input::{flights_of, rows, weather_of};
-    use super::super::progress::Progress;
     use super::*;
     use crate::client::Client;
+    use crate::progress::Progress;
 
     /// Loses its first answer, refuses every second entry of the next request, and then takes everything.
     #[derive(Debug, Clone, Default)]

@@ -8,11 +8,12 @@ use granary_proto::v1::{
 };
 use tonic::Status;
 
+use super::Demo;
 use super::check::{equal, same_record};
 use super::input::{Input, Row};
 use super::patience::answered;
 use super::summary::{Summary, thousands};
-use super::{Demo, progress::Step};
+use crate::progress::Step;
 
 /// Single reads, spread over the year.
 const SINGLE_READS: usize = 500;

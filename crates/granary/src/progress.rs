@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Shows what the demo does.
+/// Shows what a command does.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     terminal: bool,
 }
 
 /// One step that counts up to a known number, or to an unknown one.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(crate) struct Step {
     bar: ProgressBar,
     name: String,
     terminal: bool,
@@ -21,25 +21,30 @@ pub(super) struct Step {
 
 impl Progress {
     /// Looks whether anybody watches.
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { terminal: stderr().is_terminal() }
     }
 
     /// Says one thing.
-    pub(super) fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         // Progress that nobody can read any more is no reason to stop.
         let _ = writeln!(stderr(), "{text}");
     }
 
     /// A step of `total` things called `things`, with a bar and a rate.
-    pub(super) fn count(&self, name: &str, total: usize, things: &str) -> Step {
+    pub(crate) fn count(&self, name: &str, total: usize, things: &str) -> Step {
         let template =
             format!("{{msg:<26}} {{bar:30}} {{human_pos:>7}} of {{human_len}} {things}  {{per_sec:0}}  eta {{eta}}");
         self.step(name, ProgressBar::new(total as u64), &template)
     }
 
+    /// A step of so many whole seconds.
+    pub(crate) fn time(&self, name: &str, seconds: u64) -> Step {
+        self.step(name, ProgressBar::new(seconds), "{msg:<26} {bar:30} {pos} of {len} s  {prefix}")
+    }
+
     /// A step that takes as long as it takes.
-    pub(super) fn wait(&self, name: &str) -> Step {
+    pub(crate) fn wait(&self, name: &str) -> Step {
         self.step(name, ProgressBar::new_spinner(), "{msg:<26} {spinner} {elapsed}")
     }
 
@@ -60,7 +65,7 @@ impl Progress {
 
 impl Step {
     /// That many more are done. Elsewhere than on a terminal, every tenth of the whole is a line.
-    pub(super) fn add(&self, count: usize) {
+    pub(crate) fn add(&self, count: usize) {
         let before = self.bar.position();
         self.bar.inc(count as u64);
         let Some(total) = self.bar.length().filter(|&total| total > 0 && !self.terminal) else { return };
@@ -70,8 +75,20 @@ impl Step {
         }
     }
 
+    /// So much is done by now, with a note about it. Elsewhere than on a terminal, every tenth of the whole is a line.
+    pub(crate) fn reach(&self, position: u64, note: &str) {
+        let before = self.bar.position();
+        self.bar.set_prefix(note.to_owned());
+        self.bar.set_position(position);
+        let Some(total) = self.bar.length().filter(|&total| total > 0 && !self.terminal) else { return };
+        let (tenths_before, tenths) = (before * 10 / total, position * 10 / total);
+        if tenths > tenths_before {
+            let _ = writeln!(stderr(), "{}: {tenths}0 %, {note}", self.name);
+        }
+    }
+
     /// The step is over; `result` stays on the screen.
-    pub(super) fn done(self, result: &str) {
+    pub(crate) fn done(self, result: &str) {
         self.bar.finish_and_clear();
         let _ = writeln!(stderr(), "{:<26} {result}", self.name);
     }

@@ -1,0 +1,128 @@
+//! How a read is made and checked: the one place to change when there is a better way to ask.
+//!
+//! A fast wrong answer is no good answer. Every record must have been asked for, be there once, and have as many
+//! features as were asked for: otherwise the read counts as an error, of kind `missing` or `wrong`.
+
+use std::collections::HashSet;
+
+use granary_proto::v1::{BatchGetRecordRequest, BatchGetRecordResponse, BatchRecord, RecordKeys};
+
+use super::{Store, failure, failure_of_code};
+use crate::run::Failure;
+use crate::workload::{OWN_FEATURES, identifier};
+
+impl Store {
+    /// Does the read of this number and checks the answer.
+    pub(super) async fn read(&self, number: u64) -> Result<(), Failure> {
+        let keys = self.record_keys(number);
+        let request =
+            BatchGetRecordRequest { keys: keys.clone(), consistency: Some(self.settings.consistency.clone()) };
+        let answer = self.client().batch_get_record(request).await.map_err(|status| failure(&status))?;
+        let features: Vec<_> = keys.iter().enumerate().map(|(ask, _)| self.features_expected(ask)).collect();
+        check(&keys, &features, &answer.into_inner())
+    }
+
+    fn record_keys(&self, number: u64) -> Vec<RecordKeys> {
+        let drawn = self.draws.read(number).into_iter();
+        let parts = self.workload.asks.iter().zip(&self.projections).zip(drawn);
+        let of_part = |((ask, projection), keys): ((&crate::workload::Ask, &Vec<String>), Vec<u64>)| RecordKeys {
+            feature_group: self.group_name(ask.group),
+            record_identifiers: keys.into_iter().map(identifier).collect(),
+            feature_names: projection.clone(),
+        };
+        parts.map(of_part).collect()
+    }
+
+    /// How many features each record of a part must come with.
+    fn features_expected(&self, ask: usize) -> usize {
+        match self.projections[ask].len() {
+            0 => self.workload.groups[self.workload.asks[ask].group].feature_count() as usize + OWN_FEATURES,
+            named => named,
+        }
+    }
+}
+
+/// Whether `answer` is what `keys` ask for, each part with records of so many `features`.
+fn check(keys: &[RecordKeys], features: &[usize], answer: &BatchGetRecordResponse) -> Result<(), Failure> {
+    if let Some(error) = answer.errors.first() {
+        return Err(failure_of_code(&error.code));
+    }
+    if !answer.unprocessed.is_empty() {
+        return Err(Failure("unprocessed"));
+    }
+    let asked: usize = keys.iter().map(|keys| keys.record_identifiers.len()).sum();
+    let mut wanted: Vec<HashSet<&str>> = Vec::with_capacity(keys.len());
+    wanted.extend(keys.iter().map(|keys| keys.record_identifiers.iter().map(String::as_str).collect()));
+    for record in &answer.records {
+        let part = keys.iter().position(|keys| keys.feature_group == record.feature_group).ok_or(Failure("wrong"))?;
+        if !wanted[part].remove(record.record_identifier.as_str()) || !is_whole(record, features[part]) {
+            return Err(Failure("wrong"));
+        }
+    }
+    if answer.records.len() < asked { Err(Failure("missing")) } else { Ok(()) }
+}
+
+fn is_whole(record: &BatchRecord, features: usize) -> bool {
+    record.record.len() == features && record.record.iter().all(|value| value.value.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use granary_proto::v1::{BatchError, FeatureValue, Value, value};
+
+    use super::*;
+
+    fn keys() -> Vec<RecordKeys> {
+        let of_group = |group: &str, records: &[&str]| RecordKeys {
+            feature_group: group.to_owned(),
+            record_identifiers: records.iter().map(|&record| record.to_owned()).collect(),
+            feature_names: Vec::new(),
+        };
+        vec![of_group("users", &["1", "2"]), of_group("items", &["1"])]
+    }
+
+    fn record(group: &str, identifier: &str, features: usize) -> BatchRecord {
+        let value = Value { kind: Some(value::Kind::Integral(7)) };
+        let values = (0..features).map(|n| FeatureValue { name: format!("i{n}"), value: Some(value.clone()) });
+        BatchRecord {
+            feature_group: group.to_owned(),
+            record_identifier: identifier.to_owned(),
+            record: values.collect(),
+            ..BatchRecord::default()
+        }
+    }
+
+    fn verdict(records: Vec<BatchRecord>) -> Result<(), Failure> {
+        check(&keys(), &[3, 2], &BatchGetRecordResponse { records, ..BatchGetRecordResponse::default() })
+    }
+
+    #[test]
+    fn only_the_right_answer_is_good() {
+        let right = || vec![record("items", "1", 2), record("users", "2", 3), record("users", "1", 3)];
+        assert_eq!(verdict(right()), Ok(()));
+        assert_eq!(verdict(right().split_off(1)), Err(Failure("missing")));
+        for (place, wrong) in [
+            (0, record("items", "9", 2)),
+            (0, record("users", "2", 3)),
+            (0, record("others", "1", 2)),
+            (1, record("users", "2", 2)),
+            (2, record("users", "1", 4)),
+        ] {
+            let mut records = right();
+            records[place] = wrong;
+            assert_eq!(verdict(records), Err(Failure("wrong")));
+        }
+        let mut hollow = right();
+        hollow[0].record[0].value = None;
+        assert_eq!(verdict(hollow), Err(Failure("wrong")));
+    }
+
+    #[test]
+    fn partial_answers_are_errors() {
+        let error = BatchError { code: "overloaded".to_owned(), ..BatchError::default() };
+        let answer = BatchGetRecordResponse { errors: vec![error], ..BatchGetRecordResponse::default() };
+        assert_eq!(check(&keys(), &[3, 2], &answer), Err(Failure("overloaded")));
+        let answer = BatchGetRecordResponse { unprocessed: keys(), ..BatchGetRecordResponse::default() };
+        assert_eq!(check(&keys(), &[3, 2], &answer), Err(Failure("unprocessed")));
+    }
+}
