@@ -678,6 +678,9 @@ async fn of_two_who_set_one_property_the_second_reads_again() {
     assert!(matches!(outdated, Err(Error::IcebergOutdated { .. })), "{outdated:?}");
 }
 
+/// Makes a document wrong.
+type Spoil = Box<dyn Fn(&mut Value)>;
+
 #[tokio::test]
 async fn a_document_that_changes_more_than_properties_changes_nothing() {
     let store = Arc::new(InMemory::new());
@@ -689,7 +692,7 @@ async fn a_document_that_changes_more_than_properties_changes_nothing() {
     let (location, good) = proposal(&warehouse, &group, &eye, &[("a", "1")]).await;
     let version = table.version();
     let long = "x".repeat(5_000);
-    let wrongs: Vec<(&str, Box<dyn Fn(&mut Value)>)> = vec![
+    let wrongs: Vec<(&str, Spoil)> = vec![
         ("table-uuid", Box::new(|document| document["table-uuid"] = "another".into())),
         ("location", Box::new(|document| document["location"] = "s3://elsewhere".into())),
         ("snapshots", Box::new(|document| document["snapshots"] = serde_json::json!([]))),
