@@ -11,6 +11,7 @@ Without an endpoint it starts `granary dev`. One seed makes one sequence of requ
 
 import argparse
 import contextlib
+import copy
 import http.client
 import json
 import pathlib
@@ -138,7 +139,8 @@ class Fuzz:
                 nested = self.random.choice([lambda inner: [inner], lambda inner: {"Filters": inner}, lambda inner: {"SubExpressions": [inner]}])(nested)
             holder[key] = nested
         else:
-            holder[key] = self.random.choice(ODD)
+            # A copy: later changes would otherwise bend what other requests are made of, or put it into itself.
+            holder[key] = copy.deepcopy(self.random.choice(ODD))
         return method, path, headers, body
 
     def bend_path(self, method, path, headers, body):

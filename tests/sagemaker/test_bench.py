@@ -70,11 +70,12 @@ def test_a_seed_is_a_schedule_with_its_keys(server):
     assert skewed["schedule_checksum"] != first["schedule_checksum"]
 
 
-def test_a_closed_loop_keeps_some_under_way(server):
-    document = bench(server, "W6", *SMALL, "--in-flight", "4", "--consistency", "eventual")
+@pytest.mark.parametrize("shape", ["columns", "records"])
+def test_a_closed_loop_keeps_some_under_way(server, shape):
+    document = bench(server, "W6", *SMALL, "--in-flight", "4", "--consistency", "eventual", "--shape", shape)
     check(document)
     assert document["loop"] == {"kind": "closed", "in_flight": 4}
-    assert document["consistency"] == "eventual" and recorded(document["lag"]) == 0
+    assert document["consistency"] == "eventual" and document["shape"] == shape and recorded(document["lag"]) == 0
 
 
 def test_processes_share_the_rate_and_are_merged(server):

@@ -36,6 +36,16 @@ pub enum Role {
     SeenOffline,
 }
 
+/// How records are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shape {
+    /// `GetFeatures`: a typed list for each feature.
+    #[default]
+    Columns,
+    /// `BatchGetRecord`: names and texts for each record.
+    Records,
+}
+
 /// How a cluster is spoken to.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -43,6 +53,8 @@ pub struct Settings {
     pub prefix: String,
     /// What reads promise.
     pub consistency: Consistency,
+    /// How they ask.
+    pub shape: Shape,
     /// The seed of all values.
     pub seed: u64,
     /// What each class does, by its index.

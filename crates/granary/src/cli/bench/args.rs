@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use granary_bench::keys::Skew;
 use granary_bench::schedule::Gaps;
+use granary_bench::store::Shape;
 use granary_bench::workload::Workload;
 
 use super::super::consistency::ConsistencyArg;
@@ -74,6 +75,9 @@ pub(crate) struct BenchArgs {
     /// What reads promise: linearizable, session:TOKEN, bounded:TIME or eventual
     #[arg(long, default_value = "linearizable")]
     pub(crate) consistency: ConsistencyArg,
+    /// How reads ask
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) shape: ShapeArg,
     /// Client processes that share the rate
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(crate) processes: u32,
@@ -108,6 +112,31 @@ impl GapsArg {
         match self {
             Self::Poisson => Gaps::Poisson,
             Self::Even => Gaps::Even,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum ShapeArg {
+    /// By GetFeatures: a typed list for each feature
+    #[default]
+    Columns,
+    /// By BatchGetRecord: names and texts for each record
+    Records,
+}
+
+impl ShapeArg {
+    pub(super) fn shape(self) -> Shape {
+        match self {
+            Self::Columns => Shape::Columns,
+            Self::Records => Shape::Records,
+        }
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Columns => "columns",
+            Self::Records => "records",
         }
     }
 }

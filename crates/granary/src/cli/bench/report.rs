@@ -46,6 +46,7 @@ impl Report {
             "processes": args.processes,
             "connections": args.connections,
             "consistency": consistency(args),
+            "shape": args.shape.name(),
             "duration_s": args.duration.as_secs_f64(),
             "warmup_s": args.warmup.as_secs_f64(),
             "phases": windows.collect::<Vec<_>>(),
@@ -118,7 +119,7 @@ fn title(setup: &Setup, args: &BenchArgs) -> String {
     };
     let processes = if args.processes == 1 { "1 process".to_owned() } else { format!("{} processes", args.processes) };
     format!(
-        "{} ({}): {how}, {} after {}, {processes}, keys {}, seed {}, {}",
+        "{} ({}): {how}, {} after {}, {processes}, keys {}, seed {}, {}, by {}",
         setup.workload.id,
         setup.workload.about,
         show_duration(args.duration),
@@ -126,6 +127,7 @@ fn title(setup: &Setup, args: &BenchArgs) -> String {
         show_skew(setup.workload.skew),
         args.seed,
         consistency(args),
+        args.shape.name(),
     )
 }
 

@@ -75,6 +75,7 @@ impl Setup {
         let settings = Settings {
             prefix: args.prefix.clone(),
             consistency: args.consistency.to_wire(),
+            shape: args.shape.shape(),
             seed: args.seed,
             roles,
             offline_deadline: OFFLINE_DEADLINE,
