@@ -284,9 +284,11 @@ impl Cluster {
     /// Waits until the compactor tells of failing tables what `wanted` says.
     pub(crate) async fn told(&self, wanted: impl Fn(&[String]) -> bool) -> Vec<String> {
         let mut failing = self.failing.subscribe();
-        let told = tokio::time::timeout(PATIENCE, failing.wait_for(|failing| wanted(failing))).await;
+        // Nothing of it stays borrowed: a second look while somebody waits to write would wait for that one, and it for us.
+        let waited = tokio::time::timeout(PATIENCE, failing.wait_for(|failing| wanted(failing))).await;
+        let told = waited.map(|told| told.map(|told| told.clone()));
         let seen = self.failing.borrow().clone();
-        told.unwrap_or_else(|_| panic!("not told in time: {seen:?}")).expect("open").clone()
+        told.unwrap_or_else(|_| panic!("not told in time: {seen:?}")).expect("open")
     }
 
     /// A gauge of the compactor that was started last.
