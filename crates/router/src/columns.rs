@@ -333,11 +333,15 @@ mod tests {
 
     fn text_of(feature: &Feature, value: &Value) -> String {
         match value {
-            Value::Collection(elements) if feature.kind == FeatureType::Fractional => {
-                let numbers = elements.iter().map(|text| text.parse::<f64>().expect("a number").to_string());
-                format!("{:?}", numbers.collect::<Vec<_>>())
+            Value::Collection(elements) => {
+                let texts = elements.iter().map(|text| match feature.kind {
+                    FeatureType::String => text.clone(),
+                    // Elements are values, too: `-0` is 0.
+                    FeatureType::Integral => text.parse::<i64>().expect("a number").to_string(),
+                    FeatureType::Fractional => text.parse::<f64>().expect("a number").to_string(),
+                });
+                format!("{:?}", texts.collect::<Vec<_>>())
             }
-            Value::Collection(elements) => format!("{elements:?}"),
             Value::String(text) => text.clone(),
             Value::Integral(number) => number.to_string(),
             Value::Fractional(number) => number.to_string(),
