@@ -124,7 +124,9 @@ impl World {
             now_ns: Arc::default(),
             slots: BTreeMap::new(),
             foreign: foreign_runtime()?,
-            dir: tempfile::Builder::new().prefix("granary-sim-").tempdir()?,
+            // Its name is drawn from simulated chance, so that other runs have the same one; and where a name is taken, more is
+            // drawn. With the process's number nothing is taken.
+            dir: tempfile::Builder::new().prefix(&format!("granary-sim-{}-", std::process::id())).tempdir()?,
             rng,
         })
     }
